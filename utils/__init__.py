@@ -1,0 +1,1 @@
+"""Helpers of the ORPO course: plumbing that the notebooks import, one topic a module."""
