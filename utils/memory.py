@@ -1,0 +1,156 @@
+"""Predicts the GPU memory of a training run by part, before anything is downloaded, and measures it afterwards.
+
+The model is a count of tensors for the stock trainer: 4-bit base, LoRA with 8-bit Adam, recomputed layers, whole
+logits. It is an estimate: the measured peak is printed beside it in notebook 03. Left out: fragmentation, and models
+that are not plain decoders.
+"""
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# The stock trainer holds the logits of every position about 4.5 times over in fp32: model output, its shifted copy
+# for the loss, the log-softmax, and their gradients.
+LOGITS_BYTES = 18
+
+
+def count_weights(config, lora_r: int = 16) -> dict[str, int]:
+    """Count the weights of a Llama-like decoder by part.
+
+    Args:
+        config: `transformers` configuration.
+        lora_r: rank of LoRA on all seven projections.
+
+    Returns:
+        Weights in `layers`, `embeddings`, `head` (0 if tied) and `lora`.
+    """
+    hidden, mlp, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or hidden // heads
+    queries, keys = heads * head_dim, (getattr(config, "num_key_value_heads", None) or heads) * head_dim
+    projections = [
+        (hidden, queries),
+        (hidden, keys),
+        (hidden, keys),
+        (queries, hidden),
+        (hidden, mlp),
+        (hidden, mlp),
+        (mlp, hidden),
+    ]
+    embeddings = config.vocab_size * hidden
+    return {
+        "layers": layers * sum(inputs * outputs for inputs, outputs in projections),
+        "embeddings": embeddings,
+        "head": 0 if config.tie_word_embeddings else embeddings,
+        "lora": layers * lora_r * sum(inputs + outputs for inputs, outputs in projections),
+    }
+
+
+def predict(
+    config, micro_batch: int, max_length: int, dtype: str, recompute: bool = True, lora_r: int = 16
+) -> dict[str, float]:
+    """Predict the peak memory of training by part.
+
+    Args:
+        config: `transformers` configuration of the base.
+        micro_batch: pairs in one forward pass; each is two rows.
+        max_length: tokens of the longest row.
+        dtype: "bfloat16", "float16" or "float32", of everything that is neither 4-bit nor LoRA.
+        recompute: layers are recomputed in the backward pass.
+        lora_r: rank of LoRA.
+
+    Returns:
+        GB (10^9 bytes) by part; their sum is the predicted peak.
+    """
+    weights, width = count_weights(config, lora_r), DTYPE_BYTES[dtype]
+    tokens = 2 * micro_batch * max_length
+    # One layer keeps about ten rows of the hidden size and four of the MLP for its backward pass; recomputation keeps
+    # that for one layer, and one row of the hidden size for each of the others.
+    per_layer = tokens * (10 * config.hidden_size + 4 * config.intermediate_size) * width
+    kept = tokens * config.hidden_size * width * config.num_hidden_layers
+    parts = {
+        "weights, 4 bits": weights["layers"] * (0.5 + 0.016),  # and one 8-bit scale for 64 weights
+        "embeddings": weights["embeddings"] * width,
+        "head": weights["head"] * width,
+        "LoRA and its gradients": weights["lora"] * 8,
+        "optimizer, 8 bits": weights["lora"] * 2,
+        "activations": kept + per_layer if recompute else per_layer * config.num_hidden_layers,
+        "logits": tokens * config.vocab_size * LOGITS_BYTES,
+    }
+    return {part: size / 1e9 for part, size in parts.items()}
+
+
+def budgets(config, recipe, profiles: dict) -> dict[str, dict[str, float]]:
+    """Predict the parts of the peak for every profile, each with its own dtype and pairs in a pass.
+
+    Args:
+        config: `transformers` configuration of the base.
+        recipe: a `utils.recipes.Recipe`.
+        profiles: name -> `utils.profiles.Profile`.
+    """
+    return {
+        name: predict(
+            config,
+            min(profile.micro_batch, recipe.effective_batch),
+            recipe.max_length,
+            profile.dtype,
+            profile.recompute,
+            recipe.lora_r,
+        )
+        for name, profile in profiles.items()
+    }
+
+
+def plot_budgets(budgets: dict[str, dict[str, float]], profiles: dict):
+    """Draw predicted budgets as stacked bars, with each GPU's memory as a black line where it is in sight.
+
+    Args:
+        budgets: profile name -> parts of `predict`, in GB.
+        profiles: name -> `utils.profiles.Profile`; a memory of 0 draws no line.
+
+    Returns:
+        (figure, alt text).
+    """
+    from utils.figures import SEQUENCE, new_figure
+
+    figure, (axis,) = new_figure(width=8.5, height=3.2)
+    largest = max(sum(parts.values()) for parts in budgets.values())
+    unit, scale = ("GB", 1.0) if largest >= 1 else ("MB", 1000.0)
+    parts = list(next(iter(budgets.values())))
+    for part, colour in zip(parts, SEQUENCE, strict=True):
+        left = [sum(list(budget.values())[: parts.index(part)]) * scale for budget in budgets.values()]
+        axis.barh(
+            list(budgets), [budget[part] * scale for budget in budgets.values()], left=left, label=part, color=colour
+        )
+    sentences = []
+    for row, (name, budget) in enumerate(budgets.items()):
+        needed, size = sum(budget.values()), profiles[name].memory_gb
+        if 0 < size * scale <= largest * scale * 3:
+            axis.plot([size * scale] * 2, [row - 0.45, row + 0.45], color="black", linewidth=2)
+        verdict = "" if not size else f", {'fits' if needed <= 0.92 * size else 'does not fit'} {size:.0f} GB"
+        axis.text(needed * scale, row, f"  {needed * scale:.1f}{verdict}", va="center", fontsize=8)
+        sentences.append(f"{name} {needed * scale:.1f} {unit}{verdict}")
+    axis.invert_yaxis()
+    axis.set(xlabel=f"predicted peak memory ({unit})", xlim=(0, None))
+    axis.margins(x=0.25)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    return figure, "Predicted peak memory by GPU: " + "; ".join(sentences)
+
+
+def resident_gb() -> float:
+    """Return what this process holds in RAM now, in GB."""
+    import psutil
+
+    return psutil.Process().memory_info().rss / 1e9
+
+
+def measured_peak_gb(resident_before: float) -> float:
+    """Return the measured peak in GB: allocated on the GPU, or else resident in RAM above what was there before.
+
+    Args:
+        resident_before: `resident_gb` before the base was loaded.
+    """
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9 - resident_before

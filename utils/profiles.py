@@ -1,0 +1,79 @@
+"""What the hardware decides, and nothing else: pairs per micro-batch, accumulation and recomputation.
+
+A profile never sets a learning rate or a beta: those belong to the recipe, so that a run means the same on every GPU.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Settings for one class of hardware, and a sentence for each."""
+
+    name: str
+    gpus: tuple[str, ...]  # parts of the GPU names that CUDA reports
+    memory_gb: float  # what CUDA reports in total, in GB (10^9 bytes); 0 for a CPU, which has no fixed size
+    dtype: str  # what it computes in; `environment.find_device` gives the reason
+    micro_batch: int  # pairs that one forward and backward pass takes
+    why_micro_batch: str
+    recompute: bool  # compute the layers again in the backward pass instead of keeping their activations
+    why_recompute: str
+
+
+# 32 layers x (10 x 4,096 + 4 x 14,336 numbers) x 2 bytes, as `memory.predict` counts them
+_KEPT = "kept, an 8B base's activations would take 6 MB a token"
+_CPU = Profile(
+    "cpu", (), 0.0, "float32", 4, "small bases only: fewer, larger passes", False, "RAM is plenty for a small base"
+)
+_T4 = Profile("t4", ("T4",), 15.8, "float16", 1, "16 GB hold the logits of one pair", True, _KEPT)
+_L4 = Profile("l4", ("L4",), 23.7, "bfloat16", 2, "24 GB hold the logits of two pairs", True, _KEPT)
+_A100 = Profile("a100", ("A100",), 42.3, "bfloat16", 4, "40 GB hold the logits of four pairs", True, _KEPT)
+_H100 = Profile("h100", ("H100", "H200"), 85.0, "bfloat16", 8, "80 GB hold the logits of the whole step", True, _KEPT)
+PROFILES = {profile.name: profile for profile in (_CPU, _T4, _L4, _A100, _H100)}
+
+
+def choose_profile(device, name: str | None = None) -> tuple[Profile, str]:
+    """Choose the profile for a device: the one asked for, the GPU's own, or the largest that fits into its memory.
+
+    Args:
+        device: a `utils.environment.Device`.
+        name: a profile's name, or `None` to choose.
+
+    Returns:
+        (profile, reason in one sentence).
+
+    Raises:
+        ValueError: for an unknown name, naming the profiles there are.
+    """
+    if name is not None:
+        if name not in PROFILES:
+            raise ValueError(f"There is no profile {name!r}. Choose one of {', '.join(PROFILES)}, or None.")
+        return PROFILES[name], "you asked for it"
+    if device.kind == "cpu":
+        return PROFILES["cpu"], "there is no GPU"
+    for profile in PROFILES.values():
+        if any(part in device.name for part in profile.gpus) and device.memory_gb >= 0.9 * profile.memory_gb:
+            return profile, f"the GPU is a {device.name}"
+    fitting = [profile for profile in PROFILES.values() if profile.gpus and profile.memory_gb <= device.memory_gb * 1.1]
+    if not fitting:
+        return PROFILES["t4"], f"{device.name} has {device.memory_gb:.0f} GB, less than the smallest profile asks for"
+    return fitting[-1], f"{device.name} is not listed; its {device.memory_gb:.0f} GB hold what this profile needs"
+
+
+def accumulation(profile: Profile, effective_batch: int) -> int:
+    """Return how many micro-batches make one optimizer step of `effective_batch` pairs.
+
+    Raises:
+        ValueError: if the micro-batch does not divide the effective batch.
+
+    Example:
+        >>> accumulation(PROFILES["l4"], 8)
+        4
+    """
+    micro_batch = min(profile.micro_batch, effective_batch)
+    if effective_batch % micro_batch:
+        raise ValueError(
+            f"Micro-batches of {micro_batch} pairs (profile {profile.name}) do not add up to "
+            f"{effective_batch}. Choose a multiple."
+        )
+    return effective_batch // micro_batch
