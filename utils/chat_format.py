@@ -1,0 +1,130 @@
+"""How messages become tokens: the chat template, the pad token, the lengths of a pair, and a picture of a batch.
+
+The template is ChatML with one change: a turn is closed by the base's own end token, and the marker `<|im_start|>` is
+ordinary text. So no token is added, no embedding is resized, and the tuned model stops where the base always stopped.
+Left out: tools and images.
+"""
+
+import html
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | trim + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n<|im_start|>assistant\n' }}{% endif %}"
+)
+
+# Colours of Okabe and Ito at 30 %: told apart by colour-blind readers, legible under black text.
+ROLE_COLOURS = {"prompt": "#e5e5e5", "chosen": "#b8dcee", "rejected": "#f5d3ae", "padding": "#ffffff"}
+
+
+def prepare_tokenizer(tokenizer):
+    """Give a tokenizer the course's chat template and a pad token of its own, and return it.
+
+    Args:
+        tokenizer: of a base model; changed in place, no token is added.
+
+    Raises:
+        ValueError: if the tokenizer has no end token, or no token that could pad.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"{tokenizer.name_or_path} has no end token, so no answer could ever stop. Choose another base model."
+        )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.pad_token = choose_pad_token(tokenizer)
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def choose_pad_token(tokenizer) -> str:
+    """Choose a pad token that exists already and is not the end token, which would be masked and never learnt.
+
+    Raises:
+        ValueError: if every special token is taken.
+    """
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return tokenizer.pad_token
+    taken = {tokenizer.eos_token_id, tokenizer.bos_token_id}
+    special = {
+        i: str(token) for i, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special and i not in taken
+    }
+    for wanted in ("pad", "reserved", "unk"):
+        for token in special.values():
+            if wanted in token:
+                return token
+    raise ValueError(
+        f"{tokenizer.name_or_path} has no spare special token to pad with (it has {sorted(special.values())}). "
+        "Set tokenizer.pad_token to a token that your data never contains."
+    )
+
+
+def pair_lengths(pair: dict, tokenizer) -> tuple[int, int, int]:
+    """Count the tokens of a pair as the trainer sees them: prompt with generation header, answers with end token.
+
+    Args:
+        pair: `{"prompt": [messages], "chosen": [message], "rejected": [message]}`.
+        tokenizer: prepared by `prepare_tokenizer`.
+
+    Returns:
+        Tokens of (prompt, chosen, rejected).
+    """
+    text = [tokenizer.apply_chat_template(pair["prompt"], tokenize=False, add_generation_prompt=True)]
+    text += [
+        tokenizer.apply_chat_template(pair["prompt"] + pair[side], tokenize=False) for side in ("chosen", "rejected")
+    ]
+    prompt, chosen, rejected = (len(ids) for ids in tokenizer(text, add_special_tokens=False)["input_ids"])
+    return prompt, chosen - prompt, rejected - prompt
+
+
+def length_problem(pair: dict, tokenizer, max_length: int, truncate_answers: bool = False) -> str | None:
+    """Say why a pair does not fit into the window, or `None` if it does.
+
+    A prompt that fills the window alone leaves an empty answer, whose mean log-probability is 0 / 0: the stock
+    trainer logs loss 0 and margin NaN and trains on. A cut answer teaches the model to stop nowhere.
+    """
+    prompt, chosen, rejected = pair_lengths(pair, tokenizer)
+    if prompt >= max_length:
+        return "prompt too long"
+    if prompt + max(chosen, rejected) > max_length and not truncate_answers:
+        return "answer too long"
+    return None
+
+
+def show_batch(batch: dict, tokenizer, rows: int = 1, max_tokens: int = 160) -> str:
+    """Draw the first rows of a collated batch as HTML, each token coloured by its role.
+
+    Args:
+        batch: of TRL's collator: `{chosen,rejected}_{input_ids,labels,attention_mask}`, each of shape (pairs, tokens).
+        tokenizer: to write the tokens out.
+        rows: pairs to draw.
+        max_tokens: tokens to draw of each side; long prompts are cut at the front.
+
+    Returns:
+        HTML with a legend. Grey is masked in the odds-ratio term (label -100), white is padding.
+    """
+    legend = "".join(f'<span style="{_style(role)};margin-right:1em">{role}</span>' for role in ROLE_COLOURS)
+    lines = [f"<p>{legend}</p>"]
+    for row in range(min(rows, len(batch["chosen_input_ids"]))):
+        for side in ("chosen", "rejected"):
+            ids, labels, mask = (
+                batch[f"{side}_{key}"][row].tolist() for key in ("input_ids", "labels", "attention_mask")
+            )
+            roles = [
+                "padding" if not m else "prompt" if label == -100 else side
+                for m, label in zip(mask, labels, strict=True)
+            ]
+            start = max(0, roles.index(side) - max_tokens // 2) if side in roles else 0
+            spans = [
+                f'<span style="{_style(role)}" title="{role}, id {i}">{_visible(tokenizer.decode([i]))}</span>'
+                for i, role in list(zip(ids, roles, strict=True))[start : start + max_tokens]
+            ]
+            lines.append(f"<p><b>{side}</b><br>{'&hellip; ' * bool(start)}{''.join(spans)}</p>")
+    return f'<div style="font-family:monospace;line-height:1.7">{"".join(lines)}</div>'
+
+
+def _style(role: str) -> str:
+    return f"color:#000;background:{ROLE_COLOURS[role]};border:1px solid #bbb;padding:0 1px"
+
+
+def _visible(text: str) -> str:
+    return html.escape(text).replace(" ", "&middot;").replace("\n", "&crarr;<br>")

@@ -1,0 +1,65 @@
+"""What is checked around `trainer.train()`: finite losses and gradients, where to resume, how long it will take."""
+
+import time
+from pathlib import Path
+
+
+class StopsOnNonFinite:
+    """Mixin for a trainer that stops at the first loss or gradient that is not finite, and names the batch.
+
+    Without it, `transformers` logs such a loss as 0.0 and trains on: `logging_nan_inf_filter` replaces it in the log,
+    and the optimizer spreads the NaN over all weights. With loss scaling (fp16) an infinite gradient is how the scale
+    is found, so only the loss counts.
+    """
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not loss.isfinite():
+            raise FloatingPointError(self._where("loss", loss.item(), inputs))
+        if not self.args.fp16:
+            for name, parameter in model.named_parameters():
+                if parameter.grad is not None and not parameter.grad.isfinite().all():
+                    raise FloatingPointError(
+                        self._where(f"gradient of {name}", parameter.grad.abs().max().item(), inputs)
+                    )
+        return loss
+
+    def _where(self, what: str, value: float, inputs: dict) -> str:
+        prompts = "\n".join(f"- {prompt[-120:]!r}" for prompt in inputs.get("prompt", []))
+        return (
+            f"Step {self.state.global_step + 1}: the {what} is {value}. Training stops before the weights are changed. "
+            f"The batch holds the prompts\n{prompts}\nLook at these rows; if they are sound, "
+            "lower the learning rate, or train in bf16 or fp32."
+        )
+
+
+def newest_checkpoint(folder) -> str | None:
+    """Find the newest checkpoint to resume from; if there is none, say so and return `None`, which starts afresh.
+
+    Args:
+        folder: the trainer's `output_dir`.
+    """
+    checkpoints = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]))
+    if not checkpoints:
+        print(f"There is no checkpoint in {folder} to resume from: training starts afresh.")
+        return None
+    print(f"Resuming from {checkpoints[-1]}.")
+    return str(checkpoints[-1])
+
+
+def seconds_per_micro_batch(trainer) -> float:
+    """Time one forward and backward pass on the first training batch, after one that warms up; no weight is changed."""
+    import torch
+
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    for _ in range(2):
+        started = time.perf_counter()
+        with trainer.compute_loss_context_manager():
+            loss, _ = trainer.get_batch_loss_metrics(trainer.model, trainer._prepare_inputs(dict(batch)))
+        loss.backward()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        elapsed = time.perf_counter() - started
+        trainer.model.zero_grad()
+    return elapsed
