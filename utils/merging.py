@@ -1,0 +1,265 @@
+"""From adapter to published model: proof of the merge, the model card, the push, and the check of what arrived.
+
+The merge itself is two lines and stands in notebook 05. Left out: merging into quantised weights, and any file that
+is not on the list.
+"""
+
+import hashlib
+import json
+from fnmatch import fnmatch
+from pathlib import Path
+
+TEXT_FILES = [
+    "README.md",
+    "LICENSE*",
+    "USE_POLICY*",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+]
+ADAPTER_FILES = ["adapter_model.safetensors", "adapter_config.json", "run.json", *TEXT_FILES]
+MERGED_FILES = [
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    *TEXT_FILES,
+]
+
+
+def check_can_push(identity: dict | None, *repo_ids: str) -> None:
+    """Stop, before hours of work, if a token cannot write to these repositories.
+
+    Args:
+        identity: of `utils.environment.hub_identity`.
+        repo_ids: the repositories to be written.
+
+    Raises:
+        PermissionError: in one sentence, with what to do.
+    """
+    if identity is None:
+        raise PermissionError(
+            "There is no Hub token that works: create one with the role 'write' at "
+            "https://huggingface.co/settings/tokens, store it as HF_TOKEN in Colab's secrets "
+            "or in the environment, or set PUSH_TO_HUB = False."
+        )
+    if identity["role"] == "read":
+        raise PermissionError(
+            f"The Hub token of {identity['name']} may only read: create one with the role 'write' at "
+            "https://huggingface.co/settings/tokens."
+        )
+    for repo_id in repo_ids:
+        if repo_id.split("/")[0] not in identity["namespaces"]:
+            raise PermissionError(
+                f"{identity['name']} cannot write to {repo_id}: choose a repository under "
+                f"{' or '.join(identity['namespaces'])}/."
+            )
+
+
+def log_probabilities(model, tokenizer, conversations: list[list[dict]]):
+    """Run a model over whole conversations, one at a time.
+
+    Args:
+        model: a causal language model.
+        tokenizer: prepared by `utils.chat_format.prepare_tokenizer`.
+        conversations: message lists.
+
+    Returns:
+        Log-probabilities of every next token, float32 on the CPU, of shape (positions of all conversations,
+        vocabulary).
+    """
+    import torch
+
+    model.eval()
+    rows = []
+    with torch.no_grad():
+        for messages in conversations:
+            inputs = tokenizer.apply_chat_template(
+                messages,
+                add_generation_prompt=messages[-1]["role"] != "assistant",
+                return_tensors="pt",
+                return_dict=True,
+            )
+            rows.append(model(**inputs.to(model.device)).logits[0].float().log_softmax(-1).cpu())
+    return torch.cat(rows)
+
+
+def compare(reference, candidate) -> dict[str, float]:
+    """Compare the predictions of two models at the same positions.
+
+    Args:
+        reference, candidate: log-probabilities of shape (positions, vocabulary).
+
+    Returns:
+        `kl`: mean Kullback-Leibler divergence of the candidate from the reference in nats; `max_kl`: at the worst
+            position; `top1`: share of positions at which both prefer the same token.
+    """
+    kl = (reference.exp() * (reference - candidate)).sum(-1)
+    same = reference.argmax(-1) == candidate.argmax(-1)
+    return {"kl": kl.mean().item(), "max_kl": kl.max().item(), "top1": same.float().mean().item()}
+
+
+def plot_divergences(divergences: dict[str, float], allowed: float | None = None):
+    """Draw KL divergences in nats a token as bars on a logarithmic axis, with a dashed line at the most allowed.
+
+    Returns:
+        (figure, alt text).
+    """
+    from utils.figures import SEQUENCE, new_figure
+
+    figure, (axis,) = new_figure(width=6.0, height=0.6 + 0.55 * len(divergences))
+    values = [max(value, 1e-9) for value in divergences.values()]  # a merge may be exact, and zero has no logarithm
+    bars = axis.barh(list(divergences), values, color=SEQUENCE[: len(values)])
+    axis.bar_label(bars, fmt="%.1e", padding=4)
+    if allowed is not None:
+        axis.axvline(allowed, color="black", linestyle="--")
+    axis.set(xscale="log", xlabel="KL divergence (nats a token)", xlim=(min(values) / 5, max(values) * 20))
+    text = "; ".join(f"{name} {value:.1e}" for name, value in divergences.items())
+    return figure, f"KL divergence in nats a token: {text}" + (f"; allowed {allowed}" if allowed is not None else "")
+
+
+def copy_licence(base_model: str, revision: str | None, folder: Path, token: str | None = None) -> list[str]:
+    """Copy the base's licence files, which a model trained from it must carry, into a folder; return their names."""
+    import shutil
+
+    from huggingface_hub import hf_hub_download, list_repo_files
+
+    local = Path(base_model)
+    names = (
+        [path.name for path in local.iterdir()]
+        if local.is_dir()
+        else list_repo_files(base_model, revision=revision, token=token)
+    )
+    names = [name for name in names if fnmatch(name, "LICENSE*") or fnmatch(name, "USE_POLICY*")]
+    for name in names:
+        source = local / name if local.is_dir() else hf_hub_download(base_model, name, revision=revision, token=token)
+        shutil.copyfile(source, folder / name)
+    return names
+
+
+def model_card(repo_id: str, run: dict, parity: dict[str, float] | None = None) -> str:
+    """Write a model card from what the run recorded, on the template `model_card.md`.
+
+    Args:
+        repo_id: the repository it describes.
+        run: contents of `run.json`, as notebook 03 writes it.
+        parity: of `compare`, for a merged model; `None` for an adapter.
+
+    Returns:
+        Markdown with YAML front matter.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    llama3 = "llama-3" in run["recipe"]["base_model"].lower()
+    data = ModelCardData(
+        base_model=run["recipe"]["base_model"],
+        datasets=[run["recipe"]["dataset"]],
+        library_name="transformers" if parity else "peft",
+        license="llama3" if llama3 else None,
+        pipeline_tag="text-generation",
+        tags=["orpo", "trl"],
+    )
+    template = Path(__file__).with_name("model_card.md")
+    name = repo_id.split("/")[-1]
+    return str(ModelCard.from_template(data, str(template), name=name, run=run, parity=parity, llama3=llama3))
+
+
+def push(folder: Path, repo_id: str, allow: list[str], token: str | None, private: bool = True) -> str:
+    """Upload the files of a folder that are on a list, as one commit; the repository is made if it is not there.
+
+    Args:
+        folder: local folder.
+        repo_id: "namespace/name".
+        allow: patterns of file names: `ADAPTER_FILES` or `MERGED_FILES`.
+        token: Hub token that may write.
+        private: visibility of a repository that is made now.
+
+    Returns:
+        The commit, 40 hex digits.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    commit = api.upload_folder(
+        folder_path=folder, repo_id=repo_id, allow_patterns=allow, commit_message=f"Upload {repo_id.split('/')[-1]}"
+    )
+    return commit.oid
+
+
+def pull_and_verify(
+    folder: Path, repo_id: str, revision: str, allow: list[str], token: str | None, target: Path
+) -> Path:
+    """Download a commit afresh and compare the sha256 of every file with what was pushed, and with what the Hub lists.
+
+    Args:
+        folder: what was pushed.
+        repo_id, revision: where to.
+        allow: patterns it was pushed with.
+        token: Hub token that may read.
+        target: empty folder for the download.
+
+    Returns:
+        `target`.
+
+    Raises:
+        ValueError: naming the files that differ, or are missing on either side.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    snapshot_download(repo_id, revision=revision, token=token, local_dir=target)
+    sent = {
+        path.name: sha256(path) for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in allow)
+    }
+    came = {
+        path.name: sha256(path) for path in Path(target).iterdir() if path.is_file() and path.name != ".gitattributes"
+    }
+    listed = {
+        entry.path: entry.lfs.sha256
+        for entry in HfApi(token=token).list_repo_tree(repo_id, revision=revision)
+        if getattr(entry, "lfs", None)
+    }
+    wrong = sorted(name for name in sent.keys() | came.keys() if sent.get(name) != came.get(name))
+    wrong += sorted(name for name, digest in listed.items() if name not in wrong and sent.get(name) != digest)
+    if wrong:
+        raise ValueError(f"{repo_id} at {revision} does not hold what was pushed: {', '.join(wrong)}. Push again.")
+    return Path(target)
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file as 64 hex digits, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_adapter(given: str | None, run_folder: Path, token: str | None = None) -> tuple[Path, dict, list[list[dict]]]:
+    """Find a trained adapter, the record of its run, and prompts that it was not trained on.
+
+    Args:
+        given: folder with an adapter in it, Hub id of one, or `None` for the one in `run_folder`.
+        run_folder: where notebook 03 leaves its run.
+        token: Hub token for a private adapter.
+
+    Returns:
+        (folder of the adapter, contents of `run.json`, held-out prompts: those of the run, or else the course's five).
+
+    Raises:
+        FileNotFoundError: saying which notebook makes it, and how to keep it.
+    """
+    from huggingface_hub import snapshot_download
+
+    from utils.stand_ins import course_prompts
+
+    folder = run_folder / "adapter" if given is None else Path(given)
+    if given is not None and not folder.exists():
+        folder = Path(snapshot_download(given, token=token, allow_patterns=ADAPTER_FILES))
+    if not (folder / "adapter_config.json").exists() or not (folder / "run.json").exists():
+        raise FileNotFoundError(
+            f"There is no adapter with its run.json in {folder}. Run 03_train_with_orpo first, on this machine or with "
+            "ARTIFACTS on a Drive folder, and give the same ARTIFACTS here; or name a folder or Hub id in ADAPTER."
+        )
+    run = json.loads((folder / "run.json").read_text())
+    prompts = folder.parent / "held_out_prompts.json"
+    if prompts.exists():
+        return folder, run, json.loads(prompts.read_text())
+    return folder, run, [[{"role": "user", "content": prompt}] for prompt in course_prompts()]
