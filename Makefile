@@ -1,0 +1,52 @@
+# Every target sets itself up on a machine that has only make and Python 3.11 or newer.
+# All paths are relative, so that the repository may stand in a folder with a space in its name.
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints/ci.txt
+TESTS ?= tests
+
+PYTHON_IS_NEW_ENOUGH = $(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit( \
+  "The course needs Python 3.11 or newer, $(PYTHON) is %d.%d: name another one, as in PYTHON=python3.12" % v[:2])'
+
+# One stamp for each set of versions: another set in the same VENV installs again.
+INSTALLED = $(VENV)/installed-$(notdir $(CONSTRAINTS))
+
+.PHONY: help course test format badges clean
+
+help:
+	@echo "make course [ONLY=05]                   run the notebooks without a GPU or the internet, into artifacts/course"
+	@echo "make test [TESTS=tests/test_lint.py]    run the tests, or some of them"
+	@echo "make format                             format and lint code and notebooks"
+	@echo "make badges REPO=owner/name [REF=tag]   write your repository into every badge and clone line"
+	@echo "make clean                              remove the environments and what the tests and make course wrote"
+
+course: $(INSTALLED)
+	$(VENV)/bin/python -m utils.course $(if $(ONLY),--only $(ONLY))
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest $(TESTS)
+
+format: $(INSTALLED)
+	$(VENV)/bin/python -m ruff format .
+	$(VENV)/bin/python -m ruff check --fix .
+
+badges:
+	@$(PYTHON_IS_NEW_ENOUGH)
+	$(PYTHON) -m utils.badges $(REPO) $(if $(REF),--ref $(REF))
+
+# artifacts/mix, artifacts/run and artifacts/merged stay: they may be hours of training.
+clean:
+	rm -rf .venv .venv-colab .pytest_cache .ruff_cache artifacts/course
+	find utils tests -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is written last, so that an install that failed is tried again.
+$(INSTALLED): requirements.txt requirements-dev.txt $(CONSTRAINTS)
+	@$(PYTHON_IS_NEW_ENOUGH)
+	@echo "Installing $(CONSTRAINTS) into $(VENV), once; about 2.5 minutes. Step 1 of 2: what the notebooks need"
+	@$(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/installed-*
+	@$(VENV)/bin/python -m pip install --quiet -r requirements.txt -c $(CONSTRAINTS)
+	@echo "Step 2 of 2: what runs and tests them"
+	@$(VENV)/bin/python -m pip install --quiet -r requirements-dev.txt -c $(CONSTRAINTS)
+	@touch $@
