@@ -142,9 +142,7 @@ def test_folder_without_exactly_one_run(run_file, run_folder, tmp_path):
 def test_torn_tail_keeps_the_whole_rows(run_file, damaged, where, rows):
     data = run_file.read_bytes()
     path = damaged(data[: where(data)])
-    with pytest.warns(
-        UserWarning, match=r"run-damaged\.wandb ends in a torn record: its last \d+ b"
-    ) as warned:
+    with pytest.warns(UserWarning, match=r"run-damaged\.wandb ends in a torn record: its last \d+ b") as warned:
         torn = read_history(path)
     assert [warning.filename for warning in warned] == [__file__]  # the caller's line, not the reader's
     assert text(torn) == text(read_history(run_file))[:rows]

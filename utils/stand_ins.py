@@ -297,7 +297,7 @@ def publish(hub, cache: str | Path | None = None) -> None:
         (ORPO_MIX, "dataset", orpo_mix, "v1.0"),
         (DPO_MIX, "dataset", dpo_mix, None),
     ]:
-        hub.add_repo(repo_id, repo_type)
+        hub.add_repo(repo_id, repo_type, exist_ok=True)
         hub.commit_folder(repo_id, build(cache), repo_type=repo_type, tag=tag, message="Add the stand-in")
 
 
