@@ -1,6 +1,6 @@
 """What all tests share: a practice hub that the real clients talk to, started before any of them is imported.
 
-`huggingface_hub` reads HF_ENDPOINT, HF_HOME and HF_HUB_DISABLE_XET when it is imported, so they are set here, at the top.
+`huggingface_hub` reads HF_ENDPOINT, HF_HOME and HF_HUB_DISABLE_XET when it is imported: they are set at the top.
 """
 
 import os
