@@ -120,8 +120,10 @@ def resolve_revision(
 
 def quiet_known_warnings() -> None:
     """Silence warnings that every run prints and that call for no action, each named; all others stay."""
+    import logging
     import warnings
 
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao registers an Enum with it when imported
     for message in [
         ".*trl.experimental.*",  # ORPO lives there; the version is pinned, and a test notices when it moves
         ".*gradient_checkpointing.*deprecated.*",  # the new name does not exist yet in the oldest supported version
@@ -194,7 +196,8 @@ def start_wandb(project: str, name: str, config: dict, folder: str, group: str |
     import wandb
 
     mode, key = os.environ.get("WANDB_MODE"), find_token("WANDB_API_KEY")
-    settings = wandb.Settings(init_timeout=30, silent=True)
+    settings = wandb.Settings(init_timeout=30, silent=True)  # what a learner needs to know, the notebook prints
+    wandb.setup(settings)
     common = {"project": project, "name": name, "group": group, "config": config, "dir": folder, "settings": settings}
     os.makedirs(folder, exist_ok=True)
     if mode in (None, "online") and key:
@@ -204,6 +207,7 @@ def start_wandb(project: str, name: str, config: dict, folder: str, group: str |
         except Exception as error:  # a refused key, no network, a server error: none of them may cost the training
             print(f"W&B cannot be used online ({type(error).__name__}); the run goes on offline.")
             wandb.teardown()
+            wandb.setup(settings)
     return wandb.init(mode="disabled" if mode == "disabled" else "offline", **common)
 
 

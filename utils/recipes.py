@@ -115,10 +115,8 @@ def resolve(name: str, **parameters) -> tuple[Recipe, dict[str, str]]:
 
 def as_rows(recipe: Recipe, sources: dict[str, str]) -> list[dict[str, str]]:
     """Return a recipe as rows of (setting, value, source)."""
-    values = {
-        key: ", ".join(value) if isinstance(value, tuple) else str(value) for key, value in asdict(recipe).items()
-    }
-    return [{"setting": key, "value": values[key], "source": source} for key, source in sources.items()]
+    values = as_dict(recipe) | {"target_modules": ", ".join(recipe.target_modules)}
+    return [{"setting": key, "value": str(values[key]), "source": source} for key, source in sources.items()]
 
 
 def as_dict(recipe: Recipe) -> dict:

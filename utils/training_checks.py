@@ -48,14 +48,15 @@ def newest_checkpoint(folder) -> str | None:
 
 
 def seconds_per_micro_batch(trainer) -> float:
-    """Time one forward and backward pass on the first training batch, after one that warms up; no weight is changed."""
+    """Time one forward and backward pass on a training batch, after one that warms up; the run is left as it was."""
     import torch
 
-    batch = next(iter(trainer.get_train_dataloader()))
+    with torch.random.fork_rng():  # taking a batch draws random numbers that the run must not miss
+        batch = next(iter(trainer.get_train_dataloader()))
     trainer.model.train()
     for _ in range(2):
         started = time.perf_counter()
-        with trainer.compute_loss_context_manager():
+        with trainer.accelerator.autocast():
             loss, _ = trainer.get_batch_loss_metrics(trainer.model, trainer._prepare_inputs(dict(batch)))
         loss.backward()
         if torch.cuda.is_available():

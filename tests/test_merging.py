@@ -1,0 +1,181 @@
+"""Merge, card, push and read-back, with the real Hub client on the practice hub."""
+
+import json
+import math
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+
+from utils import environment, merging, model_loading, stand_ins
+
+RUN = {
+    "recipe": {
+        "base_model": stand_ins.BASE_MODEL,
+        "dataset": stand_ins.ORPO_MIX,
+        "beta": 0.1,
+        "learning_rate": 8e-5,
+        "num_epochs": 1.0,
+        "effective_batch": 8,
+        "max_length": 1024,
+        "lora_r": 16,
+        "lora_alpha": 32,
+        "target_modules": ["q_proj", "v_proj"],
+    },
+    "revisions": {"base_model": "a" * 40, "dataset": "b" * 40},
+    "pairs": {"train": 320, "test": 64},
+    "device": "2 CPU cores",
+    "seconds": 12.3,
+    "peak_memory_gb": 0.25,
+    "eval": {
+        moment: {"nll_loss": 0.5, "rewards/margins": 0.01, "rewards/accuracies": 0.75} for moment in ("before", "after")
+    },
+}
+PROMPTS = [pair["prompt"] for pair in stand_ins.preference_pairs(6, seed=5)]
+
+
+@pytest.fixture
+def adapted(small_base):
+    """The small base in bf16 with a LoRA that changes its predictions."""
+    torch.manual_seed(0)
+    model = model_loading.load_base(str(small_base), torch.bfloat16, four_bit=False)
+    config = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    return get_peft_model(model, config)
+
+
+def test_a_sound_merge_passes_and_a_broken_one_does_not(adapted, tokenizer):
+    before = merging.log_probabilities(adapted, tokenizer, PROMPTS)
+    with adapted.disable_adapter():
+        without = merging.log_probabilities(adapted, tokenizer, PROMPTS)
+    merged = merging.log_probabilities(adapted.merge_and_unload(safe_merge=True), tokenizer, PROMPTS)
+    limit = 0.01  # the notebook's MAX_KL
+    assert merging.compare(before, merged)["kl"] <= limit
+    assert merging.compare(before, without)["kl"] > limit  # what an adapter left out would look like
+
+
+def test_compare_measures_the_divergence():
+    reference = torch.tensor([[0.75, 0.25], [0.9, 0.1]]).log()
+    candidate = torch.tensor([[0.25, 0.75], [0.9, 0.1]]).log()
+    measured = merging.compare(reference, candidate)
+    expected = 0.75 * math.log(3) - 0.25 * math.log(3)
+    assert measured["max_kl"] == pytest.approx(expected, abs=1e-6)
+    assert measured["kl"] == pytest.approx(expected / 2, abs=1e-6)
+    assert measured["top1"] == 0.5
+    assert merging.compare(reference, reference) == {"kl": 0.0, "max_kl": 0.0, "top1": 1.0}
+    assert merging.compare(reference, reference.flip(-1))["top1"] == 0.0
+
+
+def test_a_nan_in_the_adapter_stops_the_merge(adapted):
+    next(weight for name, weight in adapted.named_parameters() if "lora_A" in name).data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN"):
+        adapted.merge_and_unload(safe_merge=True)
+
+
+@pytest.mark.parametrize(
+    ("token", "repo_id", "message"),
+    [
+        (None, "learner/x", "no Hub token"),
+        ("not-a-token", "learner/x", "no Hub token that works"),
+        ("practice-read", "learner/x", "may only read"),
+        ("practice-write", "somebody-else/x", "cannot write to somebody-else/x"),
+    ],
+)
+def test_a_push_that_would_be_refused_is_refused_first(hub, token, repo_id, message):
+    with pytest.raises(PermissionError, match=message):
+        merging.check_can_push(environment.hub_identity(token), "learner/ok", repo_id)
+
+
+def test_a_token_that_may_write_passes(hub):
+    merging.check_can_push(environment.hub_identity("practice-write"), "learner/x")
+
+
+@pytest.fixture
+def adapter_folder(adapted, tokenizer, tmp_path):
+    """A saved adapter among files that must never be published."""
+    folder = tmp_path / "adapter"
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(merging.model_card("learner/x", RUN))
+    (folder / "run.json").write_text(json.dumps(RUN))
+    for name in ("training_args.bin", "optimizer.pt", "rng_state.pth", "secrets.env", "pytorch_model.bin"):
+        (folder / name).write_bytes(b"not for the Hub")
+    (folder / "checkpoint-1").mkdir()
+    (folder / "checkpoint-1" / "adapter_model.safetensors").write_bytes(b"nor this")
+    return folder
+
+
+def test_only_what_is_on_the_list_is_pushed(hub, adapter_folder, tmp_path):
+    commit = merging.push(adapter_folder, "learner/listed", merging.ADAPTER_FILES, "practice-write")
+    assert set(hub.files("learner/listed")) == {
+        ".gitattributes",
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "run.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert hub.repos["model", "learner/listed"]["private"]
+    fresh = merging.pull_and_verify(
+        adapter_folder, "learner/listed", commit, merging.ADAPTER_FILES, "practice-write", tmp_path / "fresh"
+    )
+    assert merging.sha256(fresh / "adapter_model.safetensors") == merging.sha256(
+        adapter_folder / "adapter_model.safetensors"
+    )
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_bit_flipped_on_the_way_down_is_found(hub, adapter_folder, tmp_path, name):
+    repo_id = f"learner/flipped-{name.split('.')[-1]}"
+    commit = merging.push(adapter_folder, repo_id, merging.ADAPTER_FILES, "practice-write")
+    hub.inject(f"{repo_id}/resolve/.*{name}", flip=True)
+    with pytest.raises(ValueError, match=name):
+        merging.pull_and_verify(
+            adapter_folder, repo_id, commit, merging.ADAPTER_FILES, "practice-write", tmp_path / "fresh"
+        )
+
+
+def test_a_bit_flipped_on_the_way_up_is_refused(hub, tmp_path):
+    save_file({"weight": torch.rand(64, 64)}, tmp_path / "adapter_model.safetensors")  # bytes the hub never had
+    hub.inject("learner/upload.git/info/lfs", flip=True, method="PUT")
+    with pytest.raises(RuntimeError, match="adapter_model.safetensors"):
+        merging.push(tmp_path, "learner/upload", merging.ADAPTER_FILES, "practice-write")
+    assert set(hub.files("learner/upload")) == {".gitattributes"}
+    merging.push(tmp_path, "learner/upload", merging.ADAPTER_FILES, "practice-write")
+    assert "adapter_model.safetensors" in hub.files("learner/upload")
+
+
+def test_the_adapter_is_found_by_folder_and_by_hub_id(hub, adapter_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="03_train_with_orpo"):
+        merging.find_adapter(None, tmp_path / "no-run")
+    folder, run, prompts = merging.find_adapter(str(adapter_folder), tmp_path)
+    assert folder == adapter_folder and run == RUN
+    assert [messages[-1]["content"] for messages in prompts] == stand_ins.course_prompts()
+    merging.push(adapter_folder, "learner/found", merging.ADAPTER_FILES, "practice-write")
+    folder, run, _ = merging.find_adapter("learner/found", tmp_path / "no-run", "practice-write")
+    assert run == RUN and (folder / "adapter_model.safetensors").exists()
+
+
+def test_the_card_states_the_terms_of_llama_3():
+    card = merging.model_card("learner/Llama-3-8B-ORPO", RUN, {"kl": 1.2e-5, "max_kl": 1e-4, "top1": 0.998})
+    assert "license: llama3" in card and "Built with Meta Llama 3." in card
+    assert f"base_model: {stand_ins.BASE_MODEL}" in card and "library_name: transformers" in card
+    assert "1.2e-05 nats" in card and "320 pairs, 64 held out" in card
+    other = merging.model_card("learner/x", RUN | {"recipe": RUN["recipe"] | {"base_model": "microsoft/phi-2"}})
+    assert "llama" not in other.lower().replace("orpo-dpo-mix", "") and "library_name: peft" in other
+
+
+def test_the_licence_of_the_base_is_copied(hub, tmp_path):
+    assert merging.copy_licence(stand_ins.BASE_MODEL, None, tmp_path) == ["LICENSE"]
+    assert (tmp_path / "LICENSE").read_text()
+
+
+def test_the_saved_adapter_holds_lora_alone(adapter_folder, small_base):
+    from safetensors import safe_open
+
+    with safe_open(adapter_folder / "adapter_model.safetensors", "pt") as file:
+        assert all("lora_" in name for name in file.keys())
+    base = model_loading.load_base(str(small_base), torch.bfloat16, four_bit=False)
+    assert PeftModel.from_pretrained(base, adapter_folder).get_input_embeddings().num_embeddings == base.vocab_size

@@ -1,0 +1,107 @@
+"""Faults around the training loop, injected into the real trainer on the small base."""
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+from utils import model_loading, stand_ins, training_checks
+
+
+class GuardedORPOTrainer(training_checks.StopsOnNonFinite, ORPOTrainer):
+    """The trainer of notebook 03."""
+
+
+@pytest.fixture
+def build(small_base, tokenizer, tmp_path):
+    """A function that builds a trainer of either kind on given pairs."""
+
+    def build(kind, pairs, **settings):
+        torch.manual_seed(0)
+        model = model_loading.load_base(str(small_base), torch.float32, four_bit=False)
+        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+        defaults = {"max_steps": 3, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "max_length": 128}
+        arguments = ORPOConfig(
+            output_dir=str(tmp_path / "run"),
+            report_to="none",
+            bf16=False,
+            gradient_checkpointing=False,
+            logging_steps=1,
+            save_strategy="no",
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            **(defaults | settings),
+        )
+        return kind(model=model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+
+    return build
+
+
+def adapter(trainer) -> torch.Tensor:
+    weights = [weight.detach().flatten() for weight in trainer.model.parameters() if weight.requires_grad]
+    return torch.cat(weights).clone()
+
+
+def unfit_pair() -> dict:
+    """A pair whose prompt alone fills the window, which leaves no answer and makes the loss 0 / 0."""
+    pair = stand_ins.preference_pairs(1, seed=3)[0]
+    pair["prompt"][-1]["content"] += " and so on" * 200
+    return pair
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(build):
+    trainer = build(GuardedORPOTrainer, [unfit_pair()] * 2)
+    before = adapter(trainer)
+    with pytest.raises(FloatingPointError, match=r"(?s)Step 1: the loss is nan.*and so on"):
+        trainer.train()
+    assert torch.equal(adapter(trainer), before)
+
+
+def test_the_stock_trainer_trains_on(build):
+    """Shows that the fault above is real: stock logs loss 0.0 and spoils the weights."""
+    trainer = build(ORPOTrainer, [unfit_pair()] * 2)
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert trainer.state.log_history[0]["loss"] == 0.0
+    assert not adapter(trainer).isfinite().all()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_stops_the_run(build, value):
+    trainer = build(GuardedORPOTrainer, stand_ins.preference_pairs(4, seed=0))
+    name, weight = next(item for item in trainer.model.named_parameters() if item[1].requires_grad)
+    weight.register_hook(lambda gradient: torch.full_like(gradient, value))
+    before = adapter(trainer)
+    with pytest.raises(FloatingPointError, match="Step 1: the gradient of .*lora_A"):
+        trainer.train()
+    assert torch.equal(adapter(trainer), before)
+
+
+def test_a_sound_run_is_left_alone(build):
+    pairs = stand_ins.preference_pairs(6, seed=0)
+    guarded, stock = build(GuardedORPOTrainer, pairs), build(ORPOTrainer, pairs)
+    guarded.train()
+    stock.train()
+    assert torch.equal(adapter(guarded), adapter(stock))
+
+
+def test_resume_without_a_checkpoint_says_so_and_starts_afresh(tmp_path, capsys):
+    assert training_checks.newest_checkpoint(tmp_path / "nothing") is None
+    assert "starts afresh" in capsys.readouterr().out
+
+
+def test_resume_takes_the_newest_checkpoint(tmp_path, capsys):
+    for step in (5, 100, 25):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert training_checks.newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+    assert "checkpoint-100" in capsys.readouterr().out
+
+
+def test_timing_a_pass_changes_nothing(build):
+    trainer = build(GuardedORPOTrainer, stand_ins.preference_pairs(4, seed=0))
+    before, random_state = adapter(trainer), torch.get_rng_state()
+    assert 0 < training_checks.seconds_per_micro_batch(trainer) < 60
+    assert torch.equal(adapter(trainer), before)
+    assert all(weight.grad is None for weight in trainer.model.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)
