@@ -68,16 +68,7 @@ def predict(
     Returns:
         GB (10^9 bytes) by part; their sum is the predicted peak.
     """
-    weights, width = count_weights(config, lora_r), # As its config.json says, so that a budget can be drawn where the model itself cannot be reached
-LLAMA_3_8B = {
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-}
-DTYPE_BYTES[dtype]
+    weights, width = count_weights(config, lora_r), DTYPE_BYTES[dtype]
     tokens = 2 * micro_batch * max_length
     # One layer keeps about ten rows of the hidden size and four of the MLP for its backward pass; recomputation keeps
     # that for one layer, and one row of the hidden size for each of the others.

@@ -132,7 +132,7 @@ def split_pairs(rows, num_train: int | None, num_eval: int, problem, seed: int =
 
     report, chosen = Report(), {"train": [], "test": []}
     wanted = {"train": len(rows) if num_train is None else num_train, "test": num_eval}
-    share = 0.0 if eval_rows is not None else num_eval / (num_eval + wanted["train"])
+    share = 0.0 if eval_rows is not None else num_eval / min(num_eval + wanted["train"], len(rows))
     streams = [(row, None) for row in rows.shuffle(seed=seed)]
     streams += [(row, "test") for row in eval_rows.shuffle(seed=seed)] if eval_rows is not None else []
     for row, side in tqdm(streams, desc="Choosing pairs"):
