@@ -64,16 +64,13 @@ def show(figure, alt: str) -> None:
 
 
 def as_table(rows):
-    """Return rows as a table whose texts are whole and aligned to the left.
+    """Return rows as a table whose texts are whole, safe from being read as HTML, and aligned to the left.
 
     Args:
-        rows: a pandas data frame, or anything one can be made of.
+        rows: dictionaries with the same keys, or anything else a pandas data frame can be made of.
     """
     import pandas as pd
 
-    left = {"text-align": "left", "white-space": "normal", "vertical-align": "top"}
-    return (
-        pd.DataFrame(rows)
-        .style.set_properties(**left)
-        .set_table_styles([{"selector": "th", "props": "text-align: left"}])
-    )
+    left = {"text-align": "left", "white-space": "pre-wrap", "vertical-align": "top"}
+    style = pd.DataFrame(rows).style.format(escape="html").hide(axis="index").set_properties(**left)
+    return style.set_table_styles([{"selector": "th", "props": "text-align: left"}])

@@ -134,7 +134,8 @@ def plot_budgets(budgets: dict[str, dict[str, float]], profiles: dict):
         if 0 < size * scale <= largest * scale * 3:
             axis.plot([size * scale] * 2, [row - 0.45, row + 0.45], color="black", linewidth=2)
         verdict = "" if not size else f", {'fits' if needed <= 0.92 * size else 'does not fit'} {size:.0f} GB"
-        axis.text(needed * scale, row, f"  {needed * scale:.1f}{verdict}", va="center", fontsize=8)
+        right = max(needed, size if size * scale <= largest * scale * 3 else 0) * scale
+        axis.text(right, row, f"  {needed * scale:.1f}{verdict}", va="center", fontsize=8)
         sentences.append(f"{name} {needed * scale:.1f} {unit}{verdict}")
     axis.invert_yaxis()
     axis.set(xlabel=f"predicted peak memory ({unit})", xlim=(0, None))
