@@ -118,12 +118,12 @@ def select(only: str | None = None) -> list[Path]:
     return [path for number, path in found.items() if number in wanted]
 
 
-def run_course(only: str | None = None, output: Path = OUTPUT) -> dict:
+def run_course(only: str | None = None, output: Path | None = None) -> dict:
     """Run the notebooks on a practice hub of their own, and write `report.json` beside their executed copies.
 
     Args:
         only: number of one notebook, such as "05", to run with what it needs; `None` runs all.
-        output: emptied first.
+        output: folder, emptied first; `None` takes `artifacts/course`.
 
     Returns:
         `{"notebooks": [{"name", "ok", "seconds", "metrics", "artefact"}], "versions", "machine"}`; it ends at the
@@ -132,6 +132,7 @@ def run_course(only: str | None = None, output: Path = OUTPUT) -> dict:
     from utils import environment, stand_ins
     from utils.practice_hub import PracticeHub
 
+    output = output or OUTPUT
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     report = {"notebooks": [], "versions": environment.versions(), "machine": _machine()}
