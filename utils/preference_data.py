@@ -22,10 +22,12 @@ class Report:
     examples: dict[str, str] = field(default_factory=dict)  # reason -> the beginning of one such prompt
 
     def drop(self, reason: str, pair: dict) -> None:
+        """Count a dropped pair, and keep the beginning of the first one's prompt."""
         self.dropped[reason] += 1
         self.examples.setdefault(reason, pair["prompt"][-1]["content"][:80] if pair["prompt"] else "")
 
     def as_dict(self) -> dict:
+        """Return the account ready for JSON."""
         return {
             "examined": self.examined,
             "kept": dict(self.kept),

@@ -13,6 +13,7 @@ class StopsOnNonFinite:
     """
 
     def training_step(self, model, inputs, num_items_in_batch=None):
+        """Train on one micro-batch, and raise `FloatingPointError` before the optimizer sees a NaN."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not loss.isfinite():
             raise FloatingPointError(self._where("loss", loss.item(), inputs))
