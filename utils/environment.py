@@ -52,12 +52,12 @@ def find_token(name: str) -> str | None:
     Args:
         name: such as "HF_TOKEN" or "WANDB_API_KEY".
     """
-    if os.environ.get(name):
-        return os.environ[name]
+    if os.environ.get(name, "").strip():
+        return os.environ[name].strip()  # a pasted line end is no part of a token
     try:
         from google.colab import userdata
 
-        return userdata.get(name) or None
+        return (userdata.get(name) or "").strip() or None
     except Exception:  # not on Colab, no such secret, access not granted, or a time-out: all mean "not there"
         return None
 
@@ -72,15 +72,15 @@ def hub_identity(token: str | None) -> dict | None:
     Raises:
         ConnectionError: if the Hub cannot be reached.
     """
+    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     if token is None:
         return None
     try:
         me = HfApi(token=token).whoami()
-    except HfHubHTTPError as error:
-        if error.response is not None and error.response.status_code == 401:
+    except (httpx.HTTPError, OSError) as error:
+        if getattr(getattr(error, "response", None), "status_code", None) == 401:
             return None
         raise ConnectionError(f"The Hub at {hub_url()} did not say whose token this is: {error}") from error
     role = me.get("auth", {}).get("accessToken", {}).get("role", "read")

@@ -138,8 +138,7 @@ def plot_budgets(budgets: dict[str, dict[str, float]], profiles: dict):
         axis.text(right, row, f"  {needed * scale:.1f}{verdict}", va="center", fontsize=8)
         sentences.append(f"{name} {needed * scale:.1f} {unit}{verdict}")
     axis.invert_yaxis()
-    axis.set(xlabel=f"predicted peak memory ({unit})", xlim=(0, None))
-    axis.margins(x=0.25)
+    axis.set(xlabel=f"predicted peak memory ({unit})", xlim=(0, 1.3 * axis.dataLim.x1))  # room for the labels
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
     return figure, "Predicted peak memory by GPU: " + "; ".join(sentences)
 

@@ -92,21 +92,22 @@ def to_pair(row: dict) -> dict:
         >>> to_pair({"prompt": "Hi", "chosen": [ask, good], "rejected": [ask, bad]})["prompt"]
         [{'role': 'user', 'content': 'Hi'}]
     """
-    sides = [row.get("chosen"), row.get("rejected")]
-    if not all(
-        isinstance(side, list) and side and isinstance(side[-1], dict) and "content" in side[-1] for side in sides
-    ):
+    try:
+        chosen, rejected = (_messages(row[side]) for side in ("chosen", "rejected"))
+        given = _messages(row["prompt"]) if isinstance(row.get("prompt"), list) else []
+        if chosen[: len(given)] != given:
+            chosen, rejected = given + chosen, given + rejected
+        answers_only = {chosen[-1]["role"], rejected[-1]["role"]} == {"assistant"}
+        if not answers_only or chosen[:-1] != rejected[:-1] or chosen[-2]["role"] != "user":
+            raise ValueError
+    except (KeyError, TypeError, IndexError, ValueError):
         raise ValueError(
-            f"This row has the columns {sorted(row)}, but chosen and rejected are not both message lists "
-            '([{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]).'
-        )
-    prompt = row["prompt"] if isinstance(row.get("prompt"), list) else []
-    return {
-        "source": str(row.get("source") or row.get("dataset") or "unnamed"),
-        "prompt": _messages([*prompt, *sides[0][:-1]]),
-        "chosen": _messages(sides[0][-1:]),
-        "rejected": _messages(sides[1][-1:]),
-    }
+            f"This row has the columns {', '.join(sorted(row))}, but chosen and rejected are not message lists that "
+            'begin alike, [..., {"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]: '
+            f"{str(row.get('chosen'))[:200]}"
+        ) from None
+    source = str(row.get("source") or row.get("dataset") or "unnamed")
+    return {"source": source, "prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
 
 
 def split_pairs(rows, num_train: int | None, num_eval: int, problem, seed: int = 42, eval_rows=None):
@@ -135,9 +136,10 @@ def split_pairs(rows, num_train: int | None, num_eval: int, problem, seed: int =
     report, chosen = Report(), {"train": [], "test": []}
     wanted = {"train": len(rows) if num_train is None else num_train, "test": num_eval}
     share = 0.0 if eval_rows is not None else num_eval / min(num_eval + wanted["train"], len(rows))
-    streams = [(row, None) for row in rows.shuffle(seed=seed)]
-    streams += [(row, "test") for row in eval_rows.shuffle(seed=seed)] if eval_rows is not None else []
-    for row, side in tqdm(streams, desc="Choosing pairs"):
+    stream = [(row, "test") for row in eval_rows.shuffle(seed=seed)] if eval_rows is not None else []
+    stream += [(row, None) for row in rows.shuffle(seed=seed)]
+    tested = set()
+    for row, side in tqdm(stream, desc="Choosing pairs"):
         if all(len(chosen[name]) >= wanted[name] for name in chosen):
             break
         pair = to_pair(row)
@@ -145,11 +147,14 @@ def split_pairs(rows, num_train: int | None, num_eval: int, problem, seed: int =
         if len(chosen[side]) >= wanted[side]:
             continue
         report.examined += 1
-        if reason := problem(pair):
+        reason = "prompt is evaluated on" if side == "train" and prompt_hash(pair) in tested else problem(pair)
+        if reason:
             report.drop(reason, pair)
-        else:
-            report.kept[side] += 1
-            chosen[side].append(pair)
+            continue
+        report.kept[side] += 1
+        chosen[side].append(pair)
+        if side == "test":
+            tested.add(prompt_hash(pair))
     if not chosen["train"] or not chosen["test"]:
         empty = "train" if not chosen["train"] else "evaluate"
         raise ValueError(f"No pair is left to {empty} on. Raise MAX_LENGTH, or choose other data.\n{report}")
@@ -171,4 +176,7 @@ def answer_problem(pair: dict) -> str | None:
 
 
 def _messages(messages: list[dict]) -> list[dict]:
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    kept = [{"role": message["role"], "content": message["content"]} for message in messages]
+    if not all(isinstance(text, str) for message in kept for text in message.values()):
+        raise TypeError
+    return kept

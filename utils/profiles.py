@@ -3,6 +3,7 @@
 A profile never sets a learning rate or a beta: those belong to the recipe, so that a run means the same on every GPU.
 """
 
+import re
 from dataclasses import dataclass
 
 
@@ -52,7 +53,10 @@ def choose_profile(device, name: str | None = None) -> tuple[Profile, str]:
     if device.kind == "cpu":
         return PROFILES["cpu"], "there is no GPU"
     for profile in PROFILES.values():
-        if any(part in device.name for part in profile.gpus) and device.memory_gb >= 0.9 * profile.memory_gb:
+        if (
+            any(re.search(rf"\b{part}\b", device.name) for part in profile.gpus)
+            and device.memory_gb >= 0.9 * profile.memory_gb
+        ):
             return profile, f"the GPU is a {device.name}"
     fitting = [profile for profile in PROFILES.values() if profile.gpus and profile.memory_gb <= device.memory_gb * 1.1]
     if not fitting:

@@ -106,10 +106,10 @@ def resolve(name: str, **parameters) -> tuple[Recipe, dict[str, str]]:
     if unknown := set(parameters) - known:
         raise ValueError(f"A recipe has no value {', '.join(sorted(unknown))}. It has: {', '.join(sorted(known))}.")
     given = {key: value for key, value in parameters.items() if value is not None}
-    if "dataset" in given and given["dataset"] != recipe.dataset:
-        given.setdefault("dataset_revision", None)  # a recipe's tag says nothing about another data set
-        recipe = replace(recipe, dataset_revision=None)
-    sources = DEFAULT_SOURCES | dict(recipe.sources) | {key: "your parameter" for key in given}
+    changed = {}
+    if given.get("dataset", recipe.dataset) != recipe.dataset:  # the recipe's tag says nothing about another data set
+        recipe, changed = replace(recipe, dataset_revision=None), {"dataset_revision": "what main is today"}
+    sources = DEFAULT_SOURCES | dict(recipe.sources) | changed | {key: "your parameter" for key in given}
     return replace(recipe, **given), sources
 
 

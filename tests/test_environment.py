@@ -1,0 +1,471 @@
+"""What the notebooks ask of their machine: device, secrets, the Hub, W&B, versions, parameters; and never a prompt."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import time
+import types
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils import environment, stand_ins
+
+ROOT = Path(__file__).parents[1]
+NAME = "COURSE_TEST_SECRET"
+
+
+# --- the device ------------------------------------------------------------------------------------------------
+
+
+def test_without_a_gpu_the_cpu_trains_in_fp32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    device = environment.find_device()
+    assert (device.kind, device.dtype) == ("cpu", "float32") and device.dtype_reason
+    assert device.name == f"{os.cpu_count()} CPU cores"
+    assert 0.5 < device.memory_gb < 100_000
+
+
+@pytest.mark.parametrize(
+    "name, capability, dtype", [("Tesla T4", (7, 5), "float16"), ("NVIDIA L4", (8, 9), "bfloat16")]
+)
+def test_the_gpu_decides_the_dtype(monkeypatch, name, capability, dtype):
+    major, minor = capability
+    properties = types.SimpleNamespace(name=name, total_memory=15_640_000_000, major=major, minor=minor)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    device = environment.find_device()
+    assert (device.kind, device.name, device.memory_gb, device.dtype) == ("cuda", name, 15.64, dtype)
+    assert f"{major}.{minor}" in device.dtype_reason
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def colab(monkeypatch):
+    """Colab's secrets, as a function that sets what asking for one does; the list it returns holds what was asked."""
+    monkeypatch.delenv(NAME, raising=False)
+
+    def install(result):
+        asked = []
+
+        def get(name):
+            asked.append(name)
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        module = types.ModuleType("google.colab")
+        module.userdata = types.SimpleNamespace(get=get)
+        monkeypatch.setitem(sys.modules, "google.colab", module)
+        return asked
+
+    return install
+
+
+class NotebookAccessError(Exception):
+    """As Colab's own: neither a KeyError nor an OSError."""
+
+
+def test_the_environment_comes_first(colab, monkeypatch):
+    asked = colab("from colab")
+    monkeypatch.setenv(NAME, "from the environment")
+    assert environment.find_token(NAME) == "from the environment" and asked == []
+
+
+def test_then_colabs_secrets(colab, monkeypatch):
+    asked = colab("from colab")
+    assert environment.find_token(NAME) == "from colab" and asked == [NAME]
+    monkeypatch.setenv(NAME, "")
+    assert environment.find_token(NAME) == "from colab"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        NotebookAccessError("access not granted"),
+        TimeoutError("nobody clicked"),
+        KeyError(NAME),
+        RuntimeError("no kernel"),
+        ImportError("no frontend"),
+        None,
+        "",
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+def test_then_nothing_whatever_colab_does(colab, answer):
+    colab(answer)
+    assert environment.find_token(NAME) is None
+
+
+def test_away_from_colab_there_is_nothing(monkeypatch):
+    monkeypatch.delenv(NAME, raising=False)
+    monkeypatch.setitem(sys.modules, "google.colab", None)  # importing it raises
+    assert environment.find_token(NAME) is None
+
+
+def test_the_interrupt_key_still_interrupts(colab):
+    colab(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        environment.find_token(NAME)
+
+
+@pytest.mark.parametrize("place", ["environment", "colab"])
+def test_a_pasted_line_end_is_not_part_of_a_secret(colab, monkeypatch, place):
+    """A header cannot carry it, so the client would fail with a protocol error."""
+    colab("practice-write\n")
+    if place == "environment":
+        monkeypatch.setenv(NAME, " practice-write\r\n")
+    assert environment.find_token(NAME) == "practice-write"
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unreachable(monkeypatch):
+    """A Hub at a port where nothing listens."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+
+
+@pytest.mark.parametrize("role", ["write", "read"])
+def test_a_token_has_a_name_and_a_role(hub, role):
+    identity = environment.hub_identity(f"practice-{role}")
+    assert identity == {"name": "learner", "role": role, "namespaces": ["learner"]}
+
+
+def test_organisations_are_namespaces_too(monkeypatch):
+    me = {"name": "ada", "orgs": [{"name": "lab"}, {"name": "club"}]}
+    me["auth"] = {"accessToken": {"role": "fineGrained"}}
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", lambda self: me)
+    identity = environment.hub_identity("any")
+    assert identity == {"name": "ada", "role": "fineGrained", "namespaces": ["ada", "lab", "club"]}
+
+
+@pytest.mark.parametrize("token", [None, "hf_nobody_knows_this"], ids=["none", "unknown"])
+def test_without_a_valid_token_there_is_nobody(hub, token):
+    assert environment.hub_identity(token) is None
+
+
+def test_an_unreachable_hub_is_a_connection_error(unreachable):
+    with pytest.raises(ConnectionError, match=r"http://127\.0\.0\.1:9"):
+        environment.hub_identity("practice-write")
+
+
+def test_a_hub_that_fails_is_a_connection_error(hub):
+    hub.inject("whoami", status=500)
+    with pytest.raises(ConnectionError, match=hub.url):
+        environment.hub_identity("practice-write")
+
+
+def test_the_hubs_address(hub):
+    assert environment.hub_url() == hub.url
+
+
+def test_a_tag_resolves_to_its_commit(hub):
+    commit, note = environment.resolve_revision(stand_ins.ORPO_MIX, "v1.0", "dataset")
+    assert len(commit) == 40 and int(commit, 16)
+    assert note == "stand-in at 127.0.0.1"
+    assert environment.resolve_revision(stand_ins.ORPO_MIX, commit, "dataset")[0] == commit
+
+
+def test_a_revision_is_not_what_came_after_it(hub, tmp_path):
+    hub.add_repo("learner/moves")
+    (tmp_path / "config.json").write_text("{}")
+    first = hub.commit_folder("learner/moves", tmp_path, tag="v1")
+    (tmp_path / "config.json").write_text("[]")
+    second = hub.commit_folder("learner/moves", tmp_path)
+    assert environment.resolve_revision("learner/moves", "v1") == (first, "127.0.0.1")  # no stand-in
+    assert environment.resolve_revision("learner/moves")[0] == second != first
+
+
+def test_a_folder_or_file_is_local(tmp_path, unreachable):
+    file = tmp_path / "pairs.jsonl"
+    file.touch()
+    assert environment.resolve_revision(str(tmp_path)) == (None, "local")
+    assert environment.resolve_revision(str(file), "v1.0", "dataset") == (None, "local")
+
+
+def test_a_private_repository_needs_the_token(hub, tmp_path):
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    hub.add_repo("learner/private-model", private=True)
+    (tmp_path / "config.json").write_text("{}")
+    commit = hub.commit_folder("learner/private-model", tmp_path)
+    assert environment.resolve_revision("learner/private-model", token="practice-read")[0] == commit
+    with pytest.raises(RepositoryNotFoundError):
+        environment.resolve_revision("learner/private-model")
+
+
+def test_a_base_is_described_before_it_is_downloaded(hub):
+    before = len(hub.requests)
+    facts = environment.describe_base(stand_ins.BASE_MODEL)
+    files = hub.files(stand_ins.BASE_MODEL)
+    assert facts["commit"] == environment.resolve_revision(stand_ins.BASE_MODEL)[0]
+    assert (facts["host"], facts["licence"]) == ("stand-in at 127.0.0.1", "apache-2.0")
+    assert (facts["gate"], facts["may_download"]) == ("not gated", True)
+    assert facts["download_gb"] == pytest.approx(sum(file["size"] for file in files.values()) / 1e9)
+    assert not any("/resolve/" in path for _, path, _ in hub.requests[before:])
+
+
+def test_pickles_are_not_part_of_the_download(hub, tmp_path):
+    hub.add_repo("learner/pickled")
+    (tmp_path / "model.safetensors").write_bytes(b"s" * 1000)
+    commit = hub.commit_folder("learner/pickled", tmp_path)
+    lean = environment.describe_base("learner/pickled")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"p" * 50_000)
+    (tmp_path / "model.gguf").write_bytes(b"g" * 50_000)
+    assert hub.commit_folder("learner/pickled", tmp_path) != commit
+    assert environment.describe_base("learner/pickled")["download_gb"] == lean["download_gb"]
+    assert lean["licence"] == "not stated"
+
+
+def test_a_gated_base_is_open_to_those_who_accepted(hub, tmp_path):
+    repo = "meta-llama/gated-base"
+    hub.add_repo(repo, gated=True)
+    (tmp_path / "README.md").write_text("---\nlicense: llama3\n---\n")
+    hub.commit_folder(repo, tmp_path)
+    for token in (None, "practice-read"):
+        facts = environment.describe_base(repo, token)
+        assert facts["may_download"] is False and "no access" in facts["gate"]
+    assert facts["licence"] == "llama3" and len(facts["commit"]) == 40
+    hub.accept(repo, "learner")
+    facts = environment.describe_base(repo, "practice-read")
+    assert facts["may_download"] is True and "gated" in facts["gate"] and "no access" not in facts["gate"]
+    assert environment.describe_base(repo)["may_download"] is False
+
+
+def test_a_local_base_needs_no_hub(small_base, unreachable):
+    facts = environment.describe_base(str(small_base))
+    assert (facts["commit"], facts["host"], facts["may_download"]) == (None, "local", True)
+    size = sum(path.stat().st_size for path in small_base.rglob("*") if path.is_file())
+    assert facts["download_gb"] == pytest.approx(size / 1e9)
+    assert set(facts) == {"commit", "host", "licence", "gate", "may_download", "download_gb"}
+
+
+# --- W&B -------------------------------------------------------------------------------------------------------
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+START = """
+import json, sys, time
+from utils.environment import start_wandb
+folder, report = sys.argv[1:]
+started = time.monotonic()
+run = start_wandb("course", "a-run", {"learning_rate": 8e-5}, folder)
+seconds = time.monotonic() - started
+run.log({"loss": 1.5})
+found = {"mode": run.settings.mode, "offline": run.offline, "disabled": run.disabled, "seconds": seconds}
+found["terminal"] = sys.stdin.isatty() and sys.stdout.isatty()
+run.finish()
+open(report, "w").write(json.dumps(found))
+"""
+
+
+class WandbRun:
+    """A process that starts a W&B run in a terminal, where a question could be asked and would never be answered."""
+
+    def __init__(self, folder: Path, **variables):
+        self.folder, self.report, self.output = folder, folder / "report.json", b""
+        home = folder / "home"
+        home.mkdir()
+        settings = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+        settings |= {"HOME": str(home), "NETRC": str(home / "netrc"), "PYTHONPATH": str(ROOT)} | variables
+        self.terminal, end = os.openpty()
+        os.set_blocking(self.terminal, False)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", START, str(folder / "runs"), str(self.report)],
+            stdin=end,
+            stdout=end,
+            stderr=end,
+            cwd=ROOT,
+            env=settings,
+        )
+        os.close(end)
+
+    def read(self) -> None:
+        try:
+            while chunk := os.read(self.terminal, 65536):
+                self.output += chunk
+        except OSError:  # nothing to read now, or the other end is closed
+            pass
+
+    def result(self, timeout: float) -> dict:
+        """What the process found; stops it if it is not done in time, as when it waits for an answer."""
+        end = time.monotonic() + timeout
+        while self.process.poll() is None and time.monotonic() < end:
+            self.read()
+            time.sleep(0.05)
+        self.process.kill()
+        assert self.process.wait() == 0, self.text()
+        return json.loads(self.report.read_text())
+
+    def text(self) -> str:
+        self.read()
+        return self.output.decode(errors="replace")
+
+    def history(self) -> list[dict]:
+        from utils.wandb_offline import read_history
+
+        (run,) = (self.folder / "runs" / "wandb").glob("offline-run-*")
+        return read_history(run)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def wandb_out_of_reach(tmp_path_factory):
+    """Started before the other tests of this file, since it waits half a minute for a server that is not there."""
+    run = WandbRun(tmp_path_factory.mktemp("unreachable"), WANDB_API_KEY=KEY, WANDB_BASE_URL="http://127.0.0.1:9")
+    yield run
+    run.process.kill()
+    run.process.wait()
+    os.close(run.terminal)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"WANDB_MODE": "online"}, {"WANDB_API_KEY": "too-short"}, {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY}],
+    ids=["no key", "no key, online", "a key that cannot be one", "offline with a key"],
+)
+def test_wandb_goes_on_offline(tmp_path, variables):
+    run = WandbRun(tmp_path, **variables)
+    found = run.result(timeout=50)
+    assert found["terminal"]
+    assert (found["mode"], found["offline"]) == ("offline", True) and found["seconds"] < 20
+    assert [row["loss"] for row in run.history()] == [1.5]
+    assert all(secret not in run.text() for secret in (KEY, "too-short"))
+
+
+def test_wandb_can_be_switched_off(tmp_path):
+    run = WandbRun(tmp_path, WANDB_MODE="disabled")
+    assert run.result(timeout=50)["disabled"] is True
+    assert not list((tmp_path / "runs").rglob("*.wandb"))
+
+
+def test_the_parameters_reach_wandb(monkeypatch, tmp_path):
+    import wandb
+
+    calls = []
+    monkeypatch.setattr(wandb, "init", lambda **keywords: calls.append(keywords))
+    monkeypatch.setattr(wandb, "setup", lambda *arguments, **keywords: None)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    environment.start_wandb("course", "a-run", {"beta": 0.1}, str(tmp_path / "new" / "folder"), group="article")
+    (call,) = calls
+    wanted = {"project": "course", "name": "a-run", "group": "article", "config": {"beta": 0.1}, "mode": "offline"}
+    assert call | wanted == call
+    assert call["dir"] == str(tmp_path / "new" / "folder") and Path(call["dir"]).is_dir()
+
+
+def test_a_key_that_works_goes_online(monkeypatch, tmp_path):
+    import wandb
+
+    modes = []
+    monkeypatch.setattr(wandb, "init", lambda **keywords: modes.append(keywords["mode"]))
+    monkeypatch.setattr(wandb, "setup", lambda *arguments, **keywords: None)
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    environment.start_wandb("course", "a-run", {}, str(tmp_path))
+    assert modes == ["online"]
+
+
+# --- versions, figures, parameters -----------------------------------------------------------------------------
+
+
+def test_versions_are_the_installed_ones(monkeypatch):
+    found = environment.versions()
+    assert list(found) == ["python", *environment.PACKAGES]
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert all(found[package] == version(package) for package in environment.PACKAGES)
+    monkeypatch.setattr(environment, "PACKAGES", ["torch", "no-such-package-here"])
+    assert environment.versions()["no-such-package-here"] == "not installed"
+
+
+def test_recorded_figures_are_in_the_outputs(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw=False: shown.append((data, raw)))
+    environment.record(eval_margin=0.123456, stopped=5, note="stand-in")
+    ((data, raw),) = shown
+    assert raw and data[environment.METRICS_TYPE] == {"eval_margin": 0.123456, "stopped": 5, "note": "stand-in"}
+    assert json.loads(json.dumps(data)) == data
+    lines = [line.split() for line in data["text/plain"].splitlines()]
+    assert lines == [["eval_margin", "0.1235"], ["stopped", "5"], ["note", "stand-in"]]
+
+
+def test_free_disk_is_measured(tmp_path):
+    assert 0 < environment.free_disk_gb(tmp_path) < 1e6
+
+
+def test_only_the_known_warnings_are_silenced():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        environment.quiet_known_warnings()
+        for message in (
+            "You are importing from 'trl.experimental'. APIs here are unstable",
+            "`gradient_checkpointing` is deprecated and will be removed in v6.",
+            "Paged optimizers are not supported on CPU. Falling back",
+            "Merge lora module to 4-bit linear may get different generations",
+            "the loss is not finite",
+        ):
+            warnings.warn(message, UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in seen] == ["the loss is not finite"]
+
+
+PARAMETERS = 'RECIPE = "course-llama3"  # @param ["course-llama3"]\nBETA: float = 0.1  # @param {type:"raw"}'
+
+
+@pytest.mark.parametrize(
+    "injected", ["# Parameters\nBETA = 0.2", '# Parameters\nBETA = 0.2\nRECIPE = "article-llama3"', "# Parameters\n"]
+)
+def test_known_parameters_pass(injected):
+    environment.refuse_unknown_parameters(["", "import sys", PARAMETERS, injected, "run()"])
+
+
+@pytest.mark.parametrize("injected", ["# Parameters\nBETTA = 0.2", "# Parameters\nBETA = 0.2\nBETTA = 0.3"])
+def test_an_unknown_parameter_is_refused_with_those_there_are(injected):
+    with pytest.raises(NameError, match="no parameter BETTA.*RECIPE, BETA"):
+        environment.refuse_unknown_parameters(["", PARAMETERS, injected, "run()"])
+
+
+def test_a_variable_that_is_no_parameter_cannot_be_set():
+    with pytest.raises(NameError, match="no parameter ROOT"):
+        environment.refuse_unknown_parameters(["ROOT = 1", PARAMETERS, "# Parameters\nROOT = 2"])
+
+
+def test_a_notebook_run_as_it_is_passes():
+    environment.refuse_unknown_parameters(["", "%pip list", PARAMETERS, "ROOT = 1"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+def test_what_papermill_injects_is_seen(path):
+    """With papermill's own injection, into the course's own notebooks."""
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    def executed(**parameters) -> list[str]:
+        notebook = parameterize_notebook(load_notebook_node(str(path)), parameters)
+        return ["", *(cell.source for cell in notebook.cells if cell.cell_type == "code")]
+
+    tagged = next(cell for cell in load_notebook_node(str(path)).cells if "parameters" in cell.metadata.tags)
+    known = [statement.targets[0].id for statement in ast.parse(tagged.source).body]
+    upto = next(i for i, source in enumerate(executed(**{known[0]: 1})) if "refuse_unknown_parameters(In)" in source)
+    environment.refuse_unknown_parameters(executed(**dict.fromkeys(known, 1))[: upto + 1])
+    with pytest.raises(NameError, match=f"no parameter {known[0]}_X.*{known[-1]}"):
+        environment.refuse_unknown_parameters(executed(**{f"{known[0]}_X": 1})[: upto + 1])
+
+
+# --- W&B again: started with the first test of this file -------------------------------------------------------
+
+
+def test_an_unreachable_wandb_costs_seconds_and_not_the_run(wandb_out_of_reach):
+    found = wandb_out_of_reach.result(timeout=90)
+    assert found["terminal"]
+    assert (found["mode"], found["offline"]) == ("offline", True) and found["seconds"] < 60
+    assert [row["loss"] for row in wandb_out_of_reach.history()] == [1.5]
+    assert "goes on offline" in wandb_out_of_reach.text() and KEY not in wandb_out_of_reach.text()
+    kept = [path for path in wandb_out_of_reach.folder.rglob("*") if path.is_file()]
+    assert kept and not any(KEY.encode() in path.read_bytes() for path in kept)
