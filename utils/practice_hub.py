@@ -4,8 +4,10 @@ The real clients (huggingface_hub, transformers, peft, datasets) upload to it an
 `HF_ENDPOINT`: real bytes, commits, tags, tokens and error codes, and faults on request. `practice_repositories` keeps
 what they send.
 
-It leaves out Xet (set `HF_HUB_DISABLE_XET=1` before huggingface_hub is imported), pull requests, search, Spaces that
-run, and repositories without a namespace, such as `gpt2`.
+Files come and go as plain HTTP (Git LFS), or through Xet where `hf_xet` is installed and `HF_HUB_DISABLE_XET` is not
+set; `practice_storage` keeps their chunks. A file that Xet never brought is served as plain HTTP only.
+
+It leaves out pull requests, search, telemetry, Spaces that run, and repositories without a namespace, such as `gpt2`.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import re
 import socket
 import threading
+import time
 import weakref
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -33,8 +36,10 @@ from utils.practice_repositories import (
     tree_rows,
     upload_mode,
 )
+from utils.practice_storage import XetStorage
 
 DEFAULT_TOKENS = {"practice-write": ("learner", "write"), "practice-read": ("learner", "read")}
+XET_HEADERS = {"casUrl": "X-Xet-Cas-Url", "accessToken": "X-Xet-Access-Token", "exp": "X-Xet-Token-Expiration"}
 
 
 class PracticeHub(Repositories):
@@ -59,6 +64,7 @@ class PracticeHub(Repositories):
 
     def __init__(self, folder, port=0, tokens=None):
         super().__init__(folder)
+        self.xet = XetStorage(self.folder / "xet", self.store)
         self.port, self.tokens = port, dict(DEFAULT_TOKENS if tokens is None else tokens)
         self.requests, self._faults, self._server, self._connections = [], [], None, weakref.WeakSet()
 
@@ -95,7 +101,8 @@ class PracticeHub(Repositories):
             status: Answer this status and do nothing else.
             drop: Close the connection: a download after half the file, any other request before it is done.
             flip: Flip one bit in the middle of a file, on its way down (the client gets wrong bytes) or up
-                (the sha256 is then wrong, so it is refused). Only downloads and uploads of files match.
+                (the sha256 is then wrong, so it is refused). Only downloads and uploads of files match; with Xet
+                these are GET and POST of `/xorbs/`, and what is refused is the `/shards` that comes after.
             times: How many requests fail.
             method: Only requests with this method match, such as "PUT"; default all.
 
@@ -139,17 +146,17 @@ class _Handler(BaseHTTPRequestHandler):
     def serve(self):
         self.hub, url = self.server.hub, urlsplit(self.path)
         self.name, self.query, self.body = unquote(url.path), parse_qs(url.query), self.read_body()
-        download = self.command == "GET" and "/resolve/" in self.name
-        upload = self.command == "PUT" and "/lfs/objects/" in self.name
+        download = self.command == "GET" and re.search("/resolve/|^/xet/.*/xorbs/", self.name)
+        upload = re.match("PUT .*/lfs/objects/|POST /xet/.*/xorbs/", f"{self.command} {self.name}")
         self.fault = self.hub.take_fault(self.command, self.name, download or upload)
-        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        self.account = self.hub.tokens.get(token, (None, None))
+        self.scope, _, self.token = self.headers.get("Authorization", "").removeprefix("Bearer ").rpartition(":")
+        self.account = self.hub.tokens.get(self.token, (None, None))
         try:
             if self.fault.status:
                 raise HubError(self.fault.status, f"Injected fault: status {self.fault.status}")
             if self.fault.drop and not download:
                 raise ConnectionAbortedError
-            if token and token not in self.hub.tokens:
+            if self.token and self.token not in self.hub.tokens:
                 raise HubError(401, "Invalid credentials in Authorization header")
             self.route([unquote(part) for part in url.path.strip("/").split("/")])
         except HubError as error:
@@ -197,7 +204,10 @@ class _Handler(BaseHTTPRequestHandler):
             body = b"".join(self.body)
             with self.hub.lock:
                 result = self.api(parts[1:], body)
-            return self.answer(200, result)
+            headers = {XET_HEADERS[key]: result[key] for key in XET_HEADERS if key in (result or ())}
+            return self.answer(200, result, headers)
+        if parts[:2] == ["xet", self.hub.xet.key]:
+            return self.xet(parts[2:])
         repo_type = KINDS[parts.pop(0)] if parts[0] in KINDS else "model"
         repo_id = "/".join(parts[:2]).removesuffix(".git")
         match [self.command, *parts[2:]]:
@@ -229,23 +239,64 @@ class _Handler(BaseHTTPRequestHandler):
             repo = self.hub.find(repo_id, repo_type, self.account, "files")
             commit = self.hub.resolve(repo, revision)
             entry = self.hub.tree(repo, commit).get(path)
-        headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        headers = {"X-Repo-Commit": commit}
         if entry is None:
             raise HubError(404, f"Entry not found: {path} at {revision}", "EntryNotFound", headers)
-        size, etag = entry["size"], f'"{entry["etag"]}"'
+        etag, name = f'"{entry["etag"]}"', self.hub.xet.hashes.get(entry["sha256"])
+        headers |= {"ETag": etag, "X-Linked-Etag": etag, "X-Linked-Size": entry["size"]}
+        if name and entry["lfs"]:
+            link = f"{self.hub.url}/api/{repo_type}s/{repo_id}/xet-read-token/{commit}"
+            headers |= {"X-Xet-Hash": name, "Link": f'<{link}>; rel="xet-auth"'}
+        self.send_bytes(self.hub.object_path(entry["sha256"]), headers)
+
+    def wanted_range(self):
+        """Return the first and the last byte that the request asks for, None for the end, or () for all."""
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        return (int(wanted[1]), int(wanted[2]) if wanted[2] else None) if wanted else ()
+
+    def send_bytes(self, path, headers=()):
+        """Send what lies at a path, or the range of it that was asked for."""
+        size, headers = path.stat().st_size, {"Accept-Ranges": "bytes", **dict(headers)}
         status, first, last = 200, 0, size - 1
-        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-            status, first, last = 206, int(wanted[1]), min(int(wanted[2] or last), last)
+        if wanted := self.wanted_range():
+            status, first, last = 206, wanted[0], last if wanted[1] is None else min(wanted[1], last)
             if first > last:
-                raise HubError(416, f"{path} has {size} bytes", headers={"Content-Range": f"bytes */{size}"})
+                raise HubError(416, f"There are {size} bytes", headers={"Content-Range": f"bytes */{size}"})
             headers["Content-Range"] = f"bytes {first}-{last}/{size}"
         length = last - first + 1
-        headers |= {"ETag": etag, "X-Linked-Etag": etag, "X-Linked-Size": size}
         headers |= {"Content-Type": "application/octet-stream", "Content-Length": length}
         sent = length // 2 if self.fault.drop else length
-        chunks = read_chunks(self.hub.object_path(entry["sha256"]), first, sent)
+        chunks = read_chunks(path, first, sent)
         self.answer(status, None, headers, _flip_bit(chunks, length // 2) if self.fault.flip else chunks)
         self.close_connection |= self.fault.drop
+
+    @property
+    def xet_url(self):
+        return f"{self.hub.url}/xet/{self.hub.xet.key}"
+
+    def xet(self, parts):
+        """Answer a request to the Xet storage; the token is one that the repository's `xet-*-token` gave."""
+        xet, url = self.hub.xet, f"{self.xet_url}/v1/xorbs/default/"
+        match [self.command, *parts]:
+            case ["GET", "v1", "xorbs", "default", xorb] if xet.xorb_path(xorb).is_file():
+                return self.send_bytes(xet.xorb_path(xorb))  # as with LFS, nobody's token is asked for
+            case _ if not self.scope:
+                raise HubError(401, "A Xet token is needed")
+            case ["POST", *_] if (self.scope, self.account[1]) != ("xet-write", "write"):
+                raise HubError(403, "A Xet token that may write is needed")
+            case ["POST", "v1", "xorbs", "default", xorb]:
+                data = b"".join(self.body)
+                data = b"".join(_flip_bit([data], len(data) // 2)) if self.fault.flip else data
+                return self.answer(200, {"was_inserted": xet.add_xorb(xorb, data)})
+            case ["POST", "v1" | "v2", "shards"]:
+                xet.add_shard(b"".join(self.body))
+                return self.answer(200, {"type": "result", "result": 1})  # what versions 2 and 1 each look for
+            case ["GET", "v1" | "v2", "reconstructions", name]:
+                return self.answer(200, xet.reconstruction(name, url, *self.wanted_range()))
+            case ["GET", "v1", "chunks", _, chunk]:
+                shard = xet.known_chunks(chunk)
+                return self.answer(200, None, {"Content-Length": len(shard)}, [shard])
+        self.refuse()
 
     def api(self, parts, body):
         """Return the JSON that answers a request below `/api`; called with the hub's lock held."""
@@ -284,6 +335,12 @@ class _Handler(BaseHTTPRequestHandler):
             case ["GET", "auth-check", *write]:
                 hub.find(repo["id"], repo["type"], self.account, "write" if write else "files")
                 return {}
+            case ["GET", "xet-read-token" | "xet-write-token" as kind, revision]:
+                scope = kind.removesuffix("-token")
+                hub.find(repo["id"], repo["type"], self.account, "write" if scope == "xet-write" else "files")
+                hub.resolve(repo, revision)
+                token = f"{scope}:{self.token}"  # so that it still holds after a restart
+                return {"casUrl": self.xet_url, "accessToken": token, "exp": int(time.time()) + 3600}
             case ["GET", "refs"]:
                 listing, names = {"converts": [], "pullRequests": []}, ("name", "ref", "targetCommit")
                 for refs, folder in (("branches", "heads"), ("tags", "tags")):
@@ -294,13 +351,14 @@ class _Handler(BaseHTTPRequestHandler):
                 return list(commit_history(repo, hub.resolve(repo, revision)))
             case ["GET", "tree", revision, *folders]:
                 under, deep = "".join(f"{part}/" for part in folders), self.query.get("recursive", [""])[0]
-                rows = {p: row for p, row in tree_rows(hub.tree(repo, revision)).items() if p.startswith(under)}
+                rows = tree_rows(hub.tree(repo, revision), hub.xet.hashes)
+                rows = {p: row for p, row in rows.items() if p.startswith(under)}
                 if under and not rows:
                     raise HubError(404, f"{under} does not exist on {revision}", "EntryNotFound")
                 return [rows[p] for p in rows if deep.lower() == "true" or "/" not in p.removeprefix(under)]
             case ["POST", "paths-info", revision]:
-                rows, paths = tree_rows(hub.tree(repo, revision)), (data or parse_qs(body.decode()))["paths"]
-                return [rows[path] for path in paths if path in rows]
+                rows = tree_rows(hub.tree(repo, revision), hub.xet.hashes)
+                return [rows[path] for path in (data or parse_qs(body.decode()))["paths"] if path in rows]
             case ["POST", "preupload", revision]:
                 files = hub.tree(repo, revision)
                 return {"files": [upload_mode(asked, files.get(asked["path"])) for asked in data["files"]]}

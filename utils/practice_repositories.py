@@ -280,12 +280,13 @@ def _entry(sha256, size, data=None):
     return {"sha256": sha256, "size": size, "oid": oid, **kept}
 
 
-def tree_rows(files):
-    """Return every file and folder of a revision as the Hub lists it, by path."""
+def tree_rows(files, xet_hashes=()):
+    """Return every file and folder of a revision as the Hub lists it, by path; Xet hashes are given by sha256."""
     rows = {}
     for path, entry in sorted(files.items()):
         rows[path] = {"type": "file", "path": path, "size": entry["size"], "oid": entry["oid"]}
         rows[path] |= {"lfs": entry["lfs"]} if entry["lfs"] else {}
+        rows[path] |= {"xetHash": xet_hashes[entry["sha256"]]} if entry["lfs"] and entry["sha256"] in xet_hashes else {}
         for folder in map(str, list(PurePosixPath(path).parents)[:-1]):
             row = rows.setdefault(folder, {"type": "directory", "path": folder, "size": 0, "oid": ""})
             row["oid"] = hashlib.sha1(f"{row['oid']} {path} {entry['oid']}".encode()).hexdigest()
