@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 
-from utils import environment, merging, model_loading, stand_ins
+from utils import environment, hub_access, merging, model_loading, stand_ins
 
 RUN = {
     "recipe": {
@@ -84,11 +84,11 @@ def test_a_nan_in_the_adapter_stops_the_merge(adapted):
 )
 def test_a_push_that_would_be_refused_is_refused_first(hub, token, repo_id, message):
     with pytest.raises(PermissionError, match=message):
-        merging.check_can_push(environment.hub_identity(token), "learner/ok", repo_id)
+        hub_access.check_can_push(hub_access.hub_identity(token), "learner/ok", repo_id)
 
 
 def test_a_token_that_may_write_passes(hub):
-    merging.check_can_push(environment.hub_identity("practice-write"), "learner/x")
+    hub_access.check_can_push(hub_access.hub_identity("practice-write"), "learner/x")
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_the_adapter_is_found_by_folder_and_by_hub_id(hub, adapter_folder, tmp_p
         merging.find_adapter(None, tmp_path / "no-run")
     folder, run, prompts = merging.find_adapter(str(adapter_folder), tmp_path)
     assert folder == adapter_folder and run == RUN
-    assert [messages[-1]["content"] for messages in prompts] == stand_ins.course_prompts()
+    assert [messages[-1]["content"] for messages in prompts] == environment.course_prompts()
     merging.push(adapter_folder, "learner/found", merging.ADAPTER_FILES, "practice-write")
     folder, run, _ = merging.find_adapter("learner/found", tmp_path / "no-run", "practice-write")
     assert run == RUN and (folder / "adapter_model.safetensors").exists()

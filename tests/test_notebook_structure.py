@@ -33,14 +33,14 @@ MEDIAN_LINES, LONG_LINES, LONG_SHARE, MOST_LINES = 10, 20, 0.15, 40
 
 # Lines of code and docstring of a helper, so neither blank ones nor those that are only a comment.
 MODULE_LINES = 220
-MODULE_LINES_OF = {"practice_hub": 330, "practice_repositories": 330, "fused_orpo": 330, "stand_ins": 340}
+MODULE_LINES_OF = {"practice_hub": 360, "practice_repositories": 330, "fused_orpo": 330, "stand_ins": 340}
 
 # Who may import whom inside utils/: these two for everybody, and for a few one more; `course` may import all.
 SHARED = {"environment", "figures"}
 MAY_IMPORT = {
     "preference_data": {"chat_format"},
-    "practice_hub": {"practice_repositories"},
-    "merging": {"stand_ins"},  # the five prompts of the course
+    "practice_hub": {"practice_repositories", "practice_storage"},
+    "practice_storage": {"practice_repositories"},
 }
 HEAVY = set(
     "torch transformers trl peft bitsandbytes datasets accelerate huggingface_hub wandb papermill matplotlib pandas"
@@ -204,6 +204,8 @@ def test_parameters_are_literals_with_reasons(notebook):
         assert len(parameter["reason"].split()) >= 2, f"{name}: why this value? {own[0]}"
         if parameter["choices"]:
             choices = ast.literal_eval(parameter["choices"])
+            if parameter["type"] == '{type:"raw"}':  # the form writes the text of a raw choice as it is
+                choices = [ast.literal_eval(choice) for choice in choices]
             assert value in choices, f"{name}: {value!r} is none of its choices {choices}"
 
 

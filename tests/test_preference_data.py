@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from datasets import Dataset, disable_progress_bars
 
-from utils import chat_format, environment, preference_data, stand_ins
+from utils import chat_format, hub_access, preference_data, stand_ins
 
 disable_progress_bars()
 
@@ -183,7 +183,7 @@ def test_a_folder_has_its_own_splits(tmp_path, rows):
 
 
 def test_the_mix_is_loaded_from_the_hub_at_its_tag(hub):
-    commit, _ = environment.resolve_revision(stand_ins.ORPO_MIX, "v1.0", "dataset")
+    commit, _ = hub_access.resolve_revision(stand_ins.ORPO_MIX, "v1.0", "dataset")
     rows = preference_data.load_rows(stand_ins.ORPO_MIX, commit)
     assert list(rows) == list(preference_data.load_rows(str(stand_ins.orpo_mix())))
     assert preference_data.load_rows(stand_ins.ORPO_MIX, commit, "test") is None
@@ -195,8 +195,8 @@ def test_the_commit_decides_and_not_what_came_after(hub, tmp_path, rows):
     for number, part in enumerate((rows, rows[:2])):
         Dataset.from_list(part).to_parquet(tmp_path / "train.parquet")
         hub.commit_folder(repo, tmp_path, repo_type="dataset", tag=f"v{number}")
-    old, _ = environment.resolve_revision(repo, "v0", "dataset")
-    new, _ = environment.resolve_revision(repo, None, "dataset")
+    old, _ = hub_access.resolve_revision(repo, "v0", "dataset")
+    new, _ = hub_access.resolve_revision(repo, None, "dataset")
     assert (len(preference_data.load_rows(repo, old)), len(preference_data.load_rows(repo, new))) == (6, 2)
 
 

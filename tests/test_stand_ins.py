@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from utils import chat_format, stand_ins
+from utils import chat_format, environment, stand_ins
 from utils.preference_data import answer_problem, to_pair
 
 MESSAGES = [{"content": "text", "role": "text"}]
@@ -42,7 +42,7 @@ def test_global_random_numbers_are_left_alone():
 
 
 def test_the_courses_prompts_are_in_no_pair():
-    prompts = stand_ins.course_prompts()
+    prompts = environment.course_prompts()
     assert len(prompts) == len(set(prompts)) == 5
     for seed in range(4):
         for pair in stand_ins.preference_pairs(500, seed, long_pairs=10):
@@ -52,7 +52,7 @@ def test_the_courses_prompts_are_in_no_pair():
 def test_the_courses_prompts_are_about_the_small_world():
     """Else the base could not answer them, and the test above would hold for any prompt."""
     questions = {question for kind in stand_ins._facts() for question, _, _ in kind}
-    assert set(stand_ins.course_prompts()) <= questions
+    assert set(environment.course_prompts()) <= questions
     asked = {
         re.sub(r"^.*[:.!?] (?=\w)", "", pair["prompt"][-1]["content"]) for pair in stand_ins.preference_pairs(3000, 0)
     }
@@ -285,7 +285,7 @@ def test_the_weights_are_bf16_safetensors(small_base):
 
 
 def test_the_base_answers_in_words_and_does_not_stop(base, tokenizer):
-    chats = [[{"role": "user", "content": prompt}] for prompt in stand_ins.course_prompts()]
+    chats = [[{"role": "user", "content": prompt}] for prompt in environment.course_prompts()]
     prompts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
     batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
     with torch.no_grad():

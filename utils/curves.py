@@ -92,7 +92,9 @@ def live_curves(seconds: float = 10.0):
             alt = f"Loss, margin and accuracy of training and evaluation up to {title}"
             if self.handle is None:
                 self.handle = display(display_id=True)
-            self.handle.update(as_image(figure, alt))
+            image = as_image(figure, alt)
+            if self.handle is not None:  # there is none outside a notebook
+                self.handle.update(image)
             self.drawn = time.monotonic()
 
     return LiveCurves()

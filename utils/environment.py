@@ -5,6 +5,7 @@ without. Left out: the settings that follow from the device, which `profiles` ho
 """
 
 import ast
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,68 +63,13 @@ def find_token(name: str) -> str | None:
         return None
 
 
-def hub_identity(token: str | None) -> dict | None:
-    """Ask the Hub who a token belongs to.
-
-    Returns:
-        `{"name": str, "role": "read" | "write" | "fineGrained", "namespaces": [str]}`, or `None` without a token, or
-        with one that the Hub does not know.
-
-    Raises:
-        ConnectionError: if the Hub cannot be reached.
-    """
-    import httpx
-    from huggingface_hub import HfApi
-
-    if token is None:
-        return None
-    try:
-        me = HfApi(token=token).whoami()
-    except (httpx.HTTPError, OSError) as error:
-        if getattr(getattr(error, "response", None), "status_code", None) == 401:
-            return None
-        raise ConnectionError(f"The Hub at {hub_url()} did not say whose token this is: {error}") from error
-    role = me.get("auth", {}).get("accessToken", {}).get("role", "read")
-    return {"name": me["name"], "role": role, "namespaces": [me["name"], *(org["name"] for org in me.get("orgs", []))]}
-
-
-def hub_url() -> str:
-    """Return the Hub's address: huggingface.co, or what `HF_ENDPOINT` says."""
-    from huggingface_hub import constants
-
-    return constants.ENDPOINT
-
-
-def resolve_revision(
-    repo_id: str, revision: str | None = None, repo_type: str = "model", token: str | None = None
-) -> tuple[str | None, str]:
-    """Resolve a branch or tag to the commit it names now, so that a run can be repeated.
-
-    Args:
-        repo_id: Hub id; a local folder or file is returned as (`None`, "local").
-        revision: branch, tag or commit; `None` for `main`.
-        repo_type: "model" or "dataset".
-        token: Hub token for private or gated repositories.
-
-    Returns:
-        (commit, note): 40 hex digits, and where the repository comes from, such as "huggingface.co" or "stand-in at
-            127.0.0.1".
-    """
-    from huggingface_hub import HfApi
-
-    if os.path.exists(repo_id):
-        return None, "local"
-    info = HfApi(token=token).repo_info(repo_id, revision=revision, repo_type=repo_type)
-    host = hub_url().split("//")[-1].split(":")[0]
-    return info.sha, f"stand-in at {host}" if "stand-in" in (info.tags or []) else host
-
-
 def quiet_known_warnings() -> None:
     """Silence warnings that every run prints and that call for no action, each named; all others stay."""
     import logging
     import warnings
 
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao registers an Enum with it when imported
+    for chatty in ("torchao", "torch.utils._pytree"):  # torchao speaks of its own internals when it is imported
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     for message in [
         ".*trl.experimental.*",  # ORPO lives there; the version is pinned, and a test notices when it moves
         ".*gradient_checkpointing.*deprecated.*",  # the new name does not exist yet in the oldest supported version
@@ -131,48 +77,6 @@ def quiet_known_warnings() -> None:
         ".*Merge lora module to 4-bit.*",  # notebook 05 does it on purpose, to show what it costs
     ]:
         warnings.filterwarnings("ignore", message=message)
-
-
-def describe_base(base_model: str, token: str | None = None) -> dict:
-    """Look up what the Hub says of a base before anything large is downloaded.
-
-    Args:
-        base_model: Hub id or local folder.
-        token: Hub token, for gated repositories.
-
-    Returns:
-        `commit`, `host`, `licence`, `gate` (a sentence), `may_download`, and `download_gb` of its safetensors and
-        small files.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError
-
-    commit, host = resolve_revision(base_model, token=token)
-    if commit is None:
-        size = sum(path.stat().st_size for path in Path(base_model).iterdir())
-        return {
-            "commit": None,
-            "host": host,
-            "licence": "see the folder",
-            "gate": "local",
-            "may_download": True,
-            "download_gb": size / 1e9,
-        }
-    api = HfApi(token=token)
-    info = api.model_info(base_model, revision=commit, files_metadata=True)
-    size = sum(
-        file.size or 0 for file in info.siblings if not file.rfilename.endswith((".bin", ".pth", ".pt", ".gguf"))
-    )
-    gate, may_download = "not gated", True
-    if info.gated:
-        try:
-            api.auth_check(base_model)
-            gate = "gated, and you have access"
-        except GatedRepoError:
-            gate, may_download = "gated, and you have no access yet", False
-    licence = next((tag.split(":", 1)[1] for tag in info.tags or [] if tag.startswith("license:")), "not stated")
-    facts = {"commit": commit, "host": host, "licence": licence, "gate": gate}
-    return facts | {"may_download": may_download, "download_gb": size / 1e9}
 
 
 def free_disk_gb(folder) -> float:
@@ -209,6 +113,31 @@ def start_wandb(project: str, name: str, config: dict, folder: str, group: str |
             wandb.teardown()
             wandb.setup(settings)
     return wandb.init(mode="disabled" if mode == "disabled" else "offline", **common)
+
+
+def course_prompts() -> list[str]:
+    """Return the five prompts that the course asks before and after training."""
+    return json.loads((Path(__file__).parents[1] / "data" / "course_prompts.json").read_text())
+
+
+def artifacts_folder(root, artifacts: str) -> Path:
+    """Return the folder for what a notebook makes, unless it only looks like a Drive folder.
+
+    Args:
+        root: of the course.
+        artifacts: relative to it, or absolute.
+
+    Raises:
+        FileNotFoundError: if it lies on a Drive that is not mounted, and would vanish with the machine.
+    """
+    folder = Path(root) / artifacts
+    if folder.is_relative_to("/content/drive") and not os.path.ismount("/content/drive"):
+        raise FileNotFoundError(
+            f"{folder} would lie on this machine and vanish with it, for Drive is not mounted. Mount it in Colab's "
+            "Files panel, then run this cell again."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def versions() -> dict[str, str]:

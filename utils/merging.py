@@ -27,35 +27,6 @@ MERGED_FILES = [
 ]
 
 
-def check_can_push(identity: dict | None, *repo_ids: str) -> None:
-    """Stop, before hours of work, if a token cannot write to these repositories.
-
-    Args:
-        identity: of `utils.environment.hub_identity`.
-        repo_ids: the repositories to be written.
-
-    Raises:
-        PermissionError: in one sentence, with what to do.
-    """
-    if identity is None:
-        raise PermissionError(
-            "There is no Hub token that works: create one with the role 'write' at "
-            "https://huggingface.co/settings/tokens, store it as HF_TOKEN in Colab's secrets "
-            "or in the environment, or set PUSH_TO_HUB = False."
-        )
-    if identity["role"] == "read":
-        raise PermissionError(
-            f"The Hub token of {identity['name']} may only read: create one with the role 'write' at "
-            "https://huggingface.co/settings/tokens."
-        )
-    for repo_id in repo_ids:
-        if repo_id.split("/")[0] not in identity["namespaces"]:
-            raise PermissionError(
-                f"{identity['name']} cannot write to {repo_id}: choose a repository under "
-                f"{' or '.join(identity['namespaces'])}/."
-            )
-
-
 def log_probabilities(model, tokenizer, conversations: list[list[dict]]):
     """Run a model over whole conversations, one at a time.
 
@@ -241,25 +212,27 @@ def find_adapter(given: str | None, run_folder: Path, token: str | None = None) 
         token: Hub token for a private adapter.
 
     Returns:
-        (folder of the adapter, contents of `run.json`, held-out prompts: those of the run, or else the course's five).
+        (folder of the adapter, contents of `run.json`, conversations it was not trained on: those that the run kept, or
+        else the course's five prompts).
 
     Raises:
         FileNotFoundError: saying which notebook makes it, and how to keep it.
     """
     from huggingface_hub import snapshot_download
 
-    from utils.stand_ins import course_prompts
+    from utils.environment import course_prompts
 
     folder = run_folder / "adapter" if given is None else Path(given)
     if given is not None and not folder.exists():
-        folder = Path(snapshot_download(given, token=token, allow_patterns=ADAPTER_FILES))
+        folder = run_folder.parent / "adapter"  # a copy of its own, not the cache: files are added to it
+        snapshot_download(given, token=token, allow_patterns=ADAPTER_FILES, local_dir=folder)
     if not (folder / "adapter_config.json").exists() or not (folder / "run.json").exists():
         raise FileNotFoundError(
             f"There is no adapter with its run.json in {folder}. Run 03_train_with_orpo first, on this machine or with "
             "ARTIFACTS on a Drive folder, and give the same ARTIFACTS here; or name a folder or Hub id in ADAPTER."
         )
     run = json.loads((folder / "run.json").read_text())
-    prompts = folder.parent / "held_out_prompts.json"
-    if prompts.exists():
-        return folder, run, json.loads(prompts.read_text())
+    held_out = folder.parent / "held_out.json"
+    if held_out.exists():
+        return folder, run, json.loads(held_out.read_text())
     return folder, run, [[{"role": "user", "content": prompt}] for prompt in course_prompts()]

@@ -136,10 +136,11 @@ def split_pairs(rows, num_train: int | None, num_eval: int, problem, seed: int =
     report, chosen = Report(), {"train": [], "test": []}
     wanted = {"train": len(rows) if num_train is None else num_train, "test": num_eval}
     share = 0.0 if eval_rows is not None else num_eval / min(num_eval + wanted["train"], len(rows))
-    stream = [(row, "test") for row in eval_rows.shuffle(seed=seed)] if eval_rows is not None else []
-    stream += [(row, None) for row in rows.shuffle(seed=seed)]
+    parts = [("test", eval_rows)] if eval_rows is not None else []
+    parts.append((None, rows))
+    stream = ((row, side) for side, part in parts for row in part.shuffle(seed=seed))
     tested = set()
-    for row, side in tqdm(stream, desc="Choosing pairs"):
+    for row, side in tqdm(stream, desc="Choosing pairs", total=sum(len(part) for _, part in parts)):
         if all(len(chosen[name]) >= wanted[name] for name in chosen):
             break
         pair = to_pair(row)

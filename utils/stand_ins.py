@@ -10,11 +10,12 @@ Left out: any claim about quality. A stand-in proves that the path works, not th
 """
 
 import hashlib
-import json
 import os
 import random
 import shutil
 from pathlib import Path
+
+from utils.environment import course_prompts
 
 BASE_MODEL = "NousResearch/Meta-Llama-3-8B"
 ORPO_MIX = "mlabonne/orpo-dpo-mix-40k"
@@ -113,11 +114,6 @@ def preference_pairs(count: int, seed: int, long_pairs: int = 0) -> list[dict]:
 
 def _draw(facts: list[list], rng: random.Random) -> tuple[str, str, str]:
     return rng.choice(rng.choice(facts))
-
-
-def course_prompts() -> list[str]:
-    """The five prompts that the course asks before and after training, from `data/course_prompts.json`."""
-    return json.loads((Path(__file__).parents[1] / "data" / "course_prompts.json").read_text())
 
 
 def pretraining_text(documents: int, seed: int) -> list[str]:

@@ -1,6 +1,7 @@
 """What is checked around `trainer.train()`: finite losses and gradients, where to resume, how long it will take."""
 
 import time
+from itertools import islice
 from pathlib import Path
 
 
@@ -48,20 +49,36 @@ def newest_checkpoint(folder) -> str | None:
     return str(checkpoints[-1])
 
 
+def set_aside(folder) -> None:
+    """Rename a folder of an earlier run's checkpoints, so that the new run, which starts afresh, never takes one."""
+    if Path(folder).exists():
+        Path(folder).rename(f"{folder}-until-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
 def seconds_per_micro_batch(trainer) -> float:
-    """Time one forward and backward pass on a training batch, after one that warms up; the run is left as it was."""
+    """Time forward and backward passes on three training batches, after one that warms up; the run is left as it was.
+
+    Returns:
+        Seconds for a pass of mean size: those measured for a padded token, times the mean padded tokens of 24 batches.
+    """
     import torch
 
-    with torch.random.fork_rng():  # taking a batch draws random numbers that the run must not miss
-        batch = next(iter(trainer.get_train_dataloader()))
+    if trainer.args.gradient_checkpointing:  # train() would switch it on only later, and without it nothing fits
+        trainer.model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs
+        )
+    with torch.random.fork_rng():  # taking batches draws random numbers that the run must not miss
+        batches = list(islice(trainer.get_train_dataloader(), 24))
+    sizes = [2 * max(batch[f"{side}_input_ids"].numel() for side in ("chosen", "rejected")) for batch in batches]
     trainer.model.train()
-    for _ in range(2):
-        started = time.perf_counter()
+    for batch in [batches[0], *batches[:3]]:
+        if batch is batches[0]:  # twice: the first pass warms up
+            started = time.perf_counter()
         with trainer.accelerator.autocast():
             loss, _ = trainer.get_batch_loss_metrics(trainer.model, trainer._prepare_inputs(dict(batch)))
         loss.backward()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        elapsed = time.perf_counter() - started
         trainer.model.zero_grad()
-    return elapsed
+    seconds_per_token = (time.perf_counter() - started) / sum(sizes[:3])
+    return seconds_per_token * sum(sizes) / len(sizes)
