@@ -469,3 +469,13 @@ def test_an_unreachable_wandb_costs_seconds_and_not_the_run(wandb_out_of_reach):
     assert "goes on offline" in wandb_out_of_reach.text() and KEY not in wandb_out_of_reach.text()
     kept = [path for path in wandb_out_of_reach.folder.rglob("*") if path.is_file()]
     assert kept and not any(KEY.encode() in path.read_bytes() for path in kept)
+
+
+def test_artefacts_go_where_they_are_asked_to(tmp_path):
+    assert environment.artifacts_folder(tmp_path, "mine") == tmp_path / "mine" and (tmp_path / "mine").is_dir()
+    assert environment.artifacts_folder(tmp_path, str(tmp_path / "absolute")) == tmp_path / "absolute"
+
+
+def test_a_drive_that_is_not_mounted_is_not_taken_for_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Drive is not mounted"):
+        environment.artifacts_folder(tmp_path, "/content/drive/MyDrive/orpo-course")

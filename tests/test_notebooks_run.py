@@ -99,13 +99,15 @@ def test_the_hub_holds_what_was_pushed_and_nothing_else(course):
     adapter = set(hub.files("learner/Llama-3-8B-ORPO-adapter"))
     assert adapter == text | {"adapter_config.json", "adapter_model.safetensors", "run.json"}
     merged = set(hub.files("learner/Llama-3-8B-ORPO"))
-    assert merged == text | {"config.json", "generation_config.json", "model.safetensors"}
+    shards = {name for name in merged if re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", name)}
+    assert merged == text | shards | {"config.json", "generation_config.json", "model.safetensors.index.json"}
+    assert len(shards) >= 2
     for name in ("Llama-3-8B-ORPO-adapter", "Llama-3-8B-ORPO"):
         repo = hub.repos["model", f"learner/{name}"]
         assert repo["private"] and list(repo["branches"]) == ["main"]
     base, pushed = hub.files(stand_ins.BASE_MODEL), hub.files("learner/Llama-3-8B-ORPO")
-    assert pushed["model.safetensors"]["sha256"] != base["model.safetensors"]["sha256"]
-    assert pushed["model.safetensors"]["size"] == pytest.approx(base["model.safetensors"]["size"], rel=0.01)
+    weights = sum(pushed[name]["size"] for name in shards)
+    assert weights == pytest.approx(base["model.safetensors"]["size"], rel=0.01)
 
 
 def test_the_merge_is_proven(course):

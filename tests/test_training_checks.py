@@ -22,11 +22,11 @@ def build(small_base, tokenizer, tmp_path):
         model = model_loading.load_base(str(small_base), torch.float32, four_bit=False)
         model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
         defaults = {"max_steps": 3, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "max_length": 128}
+        defaults["gradient_checkpointing"] = False
         arguments = ORPOConfig(
             output_dir=str(tmp_path / "run"),
             report_to="none",
             bf16=False,
-            gradient_checkpointing=False,
             logging_steps=1,
             save_strategy="no",
             remove_unused_columns=False,
@@ -96,6 +96,25 @@ def test_resume_takes_the_newest_checkpoint(tmp_path, capsys):
         (tmp_path / f"checkpoint-{step}").mkdir()
     assert training_checks.newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
     assert "checkpoint-100" in capsys.readouterr().out
+
+
+def test_an_earlier_runs_checkpoints_are_set_aside(tmp_path):
+    (tmp_path / "checkpoints" / "checkpoint-125").mkdir(parents=True)
+    training_checks.set_aside(tmp_path / "checkpoints")
+    assert training_checks.newest_checkpoint(tmp_path / "checkpoints") is None
+    (kept,) = tmp_path.glob("checkpoints-until-*")
+    assert (kept / "checkpoint-125").is_dir()
+    training_checks.set_aside(tmp_path / "nothing there")
+
+
+def test_a_pass_is_timed_as_it_will_run(build):
+    """With recompute asked for, it is on while the time is taken: without it, Llama 3 8B would not fit."""
+    pairs = stand_ins.preference_pairs(2, seed=0)
+    trainer = build(GuardedORPOTrainer, pairs, gradient_checkpointing=True)
+    layers = []
+    trainer.model.get_base_model().model.layers[0].mlp.register_forward_hook(lambda *_: layers.append(1))
+    training_checks.seconds_per_micro_batch(trainer)
+    assert len(layers) == 4  # two passes, each of them forward and once more on the way back
 
 
 def test_timing_a_pass_changes_nothing(build):

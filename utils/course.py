@@ -21,7 +21,11 @@ NEEDS = {"05": ["03"]}
 # A base of one million weights learns at a hundred times the rate of one of eight billion.
 PARAMETERS = {
     "03": {"NUM_PAIRS": 320, "NUM_EVAL_PAIRS": 64, "LEARNING_RATE": 2e-3, "MAX_NEW_TOKENS": 40},
-    "05": {"PUSH_TO_HUB": True, "MAX_NEW_TOKENS": 40},
+    "05": {
+        "PUSH_TO_HUB": True,
+        "MAX_SHARD_SIZE": "1MB",
+        "MAX_NEW_TOKENS": 40,
+    },  # small shards, so that there are several
 }
 ARTEFACTS = {"03": "run", "05": "merged"}
 
