@@ -112,7 +112,7 @@ def test_a_pass_is_timed_as_it_will_run(build):
     pairs = stand_ins.preference_pairs(2, seed=0)
     trainer = build(GuardedORPOTrainer, pairs, gradient_checkpointing=True)
     layers = []
-    trainer.model.get_base_model().model.layers[0].mlp.register_forward_hook(lambda *_: layers.append(1))
+    trainer.model.get_base_model().model.layers[0].mlp.register_forward_pre_hook(lambda *_: layers.append(1))
     training_checks.seconds_per_micro_batch(trainer)
     assert len(layers) == 4  # two passes, each of them forward and once more on the way back
 

@@ -136,6 +136,7 @@ def run_course(only: str | None = None, output: Path | None = None) -> dict:
     from utils import environment, stand_ins
     from utils.practice_hub import PracticeHub
 
+    environment.quiet_known_warnings()
     output = output or OUTPUT
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
