@@ -142,9 +142,9 @@ def write_pairs(path, pairs) -> str:
 def test_a_local_file_and_a_local_base_train_by_parameters_alone(hub, small_base, tmp_path):
     data = write_pairs(tmp_path / "pairs.jsonl", stand_ins.preference_pairs(60, seed=11))
     base = shutil.copytree(small_base, tmp_path / "my base")
-    run_03(hub, tmp_path, DATASET=data, BASE_MODEL=str(base), NUM_PAIRS=32, NUM_EVAL_PAIRS=8, RESUME=True)
+    run_03(hub, tmp_path, DATASET=data, BASE_MODEL=str(base), NUM_PAIRS=32, NUM_EVAL_PAIRS=7, RESUME=True)
     run = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert run["pairs"] == {"train": 32, "test": 8} and run["revisions"] == {"base_model": None, "dataset": None}
+    assert run["pairs"] == {"train": 32, "test": 7} and run["revisions"] == {"base_model": None, "dataset": None}
     executed = (tmp_path / "03_train_with_orpo.ipynb").read_text()
     assert "There is no checkpoint" in executed and "starts afresh" in executed
 
