@@ -37,6 +37,7 @@ def account_is_complete(report) -> bool:
 
 # --- one row ---------------------------------------------------------------------------------------------------
 
+TEXTS = {"prompt": "Hi?", "chosen": "Yes.", "rejected": "Perhaps."}
 EARLIER = [{"role": "system", "content": "Be brief."}, user("What colour is snow?"), assistant("White.")]
 
 
@@ -60,8 +61,39 @@ EARLIER = [{"role": "system", "content": "Be brief."}, user("What colour is snow
             [*EARLIER, user("Hi?")],
             "unnamed",
         ),
+        (
+            {"prompt": "Hi?", "chosen": [assistant("Yes.")], "rejected": [assistant("Perhaps.")]},
+            [user("Hi?")],
+            "unnamed",
+        ),
+        ({"source": "truthy", "system": "", **TEXTS}, [user("Hi?")], "truthy"),
+        ({"system": "Be brief.", **TEXTS}, [EARLIER[0], user("Hi?")], "unnamed"),
+        ({"system": None, **TEXTS, "prompt": [*EARLIER, user("Hi?")]}, [*EARLIER, user("Hi?")], "unnamed"),
+        (
+            {
+                "chosen": "\n\nHuman: Ho?\n\nAssistant: Ah:\n\n- so.\n\nHuman: Hi?\n\nAssistant: Yes.",
+                "rejected": "\n\nHuman: Ho?\n\nAssistant: Ah:\n\n- so.\n\nHuman: Hi?\n\nAssistant: Perhaps.",
+            },
+            [user("Ho?"), assistant("Ah:\n\n- so."), user("Hi?")],
+            "unnamed",
+        ),
+        (
+            {"prompt": "\n\nHuman: Hi?\n\nAssistant:", "chosen": " Yes.", "rejected": " Perhaps."},
+            [user("Hi?")],
+            "unnamed",
+        ),
     ],
-    ids=["prompt column is text", "no prompt column, many turns", "prompt column is a message list"],
+    ids=[
+        "prompt column is text",
+        "no prompt column, many turns",
+        "prompt column is a message list",
+        "answers are one message each, the prompt is text",
+        "plain text",
+        "plain text with a system message",
+        "plain answers to a message list",
+        "transcripts",
+        "a transcript as prompt, plain answers",
+    ],
 )
 def test_a_row_becomes_a_pair(row, prompt, source):
     kept = json.dumps(row)
@@ -106,44 +138,92 @@ GOOD = [user("Hi?"), assistant("Yes.")]
 
 
 @pytest.mark.parametrize(
-    "row",
+    "row, told",
     [
-        {"system": "", "input": "Hi?", "chosen": "Yes.", "rejected": "No.", "status": "ok"},
-        {"instruction": "Hi?", "chosen_response": "Yes.", "rejected_response": "No."},
-        {"chosen": GOOD, "rejected": "No."},
-        {"chosen": [], "rejected": GOOD},
-        {"chosen": None, "rejected": GOOD},
-        {"chosen": ["Hi?", "Yes."], "rejected": GOOD},
-        {"chosen": [{"from": "gpt", "value": "Yes."}], "rejected": GOOD},
-        {"chosen": [user("Hi?"), {"content": "Yes."}], "rejected": GOOD},
-        {"chosen": [user("Hi?"), assistant(None)], "rejected": GOOD},
-        {"chosen": [user(None), assistant("Yes.")], "rejected": [user(None), assistant("No.")]},
-        {"chosen": [user("Hi?"), user("Yes.")], "rejected": GOOD},
-        {"chosen": [assistant("Yes.")], "rejected": [assistant("No.")], "prompt": "Hi?"},
-        {"chosen": [{"role": "system", "content": "Hi?"}, assistant("Yes.")], "rejected": GOOD},
-        {"chosen": [user("Ho?"), assistant("Yes.")], "rejected": GOOD},
+        ({"system": "", "input": "Hi?", "chosen": "Yes.", "rejected": "No."}, "column chosen is plain text"),
+        ({"instruction": "Hi?", "chosen_response": "Yes.", "rejected_response": "No."}, "column chosen is missing"),
+        ({"prompt": "Hi?", "chosen": "Yes."}, "column rejected is missing"),
+        ({"chosen": GOOD, "rejected": "No."}, "column rejected is plain text"),
+        ({"chosen": [], "rejected": GOOD}, "column chosen is []"),
+        ({"chosen": None, "rejected": GOOD}, "column chosen is None"),
+        ({"prompt": "Hi?", "chosen": "Yes.", "rejected": 3}, "column rejected is 3"),
+        ({"prompt": {"text": "Hi?"}, "chosen": "Yes.", "rejected": "No."}, "column prompt is {'text': 'Hi?'}"),
+        ({"chosen": ["Hi?", "Yes."], "rejected": GOOD}, "column chosen holds 'Hi?'"),
+        ({"chosen": [{"from": "gpt", "value": "Yes."}], "rejected": GOOD}, "column chosen holds {'from': 'gpt'"),
+        ({"chosen": [user("Hi?"), {"content": "Yes."}], "rejected": GOOD}, "column chosen holds {'content': 'Yes.'}"),
+        ({"chosen": GOOD, "rejected": [user("Hi?"), assistant(None)]}, "column rejected holds {'role': 'assistant'"),
+        ({"chosen": [user(None), assistant("Yes.")], "rejected": GOOD}, "column chosen holds {'role': 'user'"),
+        ({"chosen": [user([{"type": "image"}]), assistant("Yes.")], "rejected": GOOD}, "column chosen holds {'role'"),
     ],
     ids=[
-        "texts",
+        "texts without a prompt",
         "other columns",
+        "one column is missing",
         "one side is text",
         "empty list",
         "None",
+        "a number",
+        "a prompt of another type",
         "list of texts",
         "other keys",
         "no role",
         "answer is None",
-        "prompt is None",
-        "ends with the user",
-        "no prompt",
-        "the prompt asks nothing",
-        "two prompts",
+        "question is None",
+        "an image",
     ],
 )
-def test_a_row_of_another_form_is_refused_with_its_columns(row):
+def test_format_of_another_kind_is_refused_with_column_value_and_the_four_forms(row, told):
     with pytest.raises(ValueError) as error:
         preference_data.to_pair(row)
-    assert all(column in str(error.value) for column in row)
+    assert told in str(error.value) and not isinstance(error.value, preference_data.NotAPair)
+    assert f"the columns {', '.join(sorted(row))}. A pair may stand in four forms" in str(error.value)
+    assert all(f"\n{number}. " in str(error.value) for number in (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ({"chosen": [user("Ho?"), assistant("Yes.")], "rejected": GOOD}, "prompts of the two sides differ"),
+        ({"chosen": [user("Hi?"), user("Yes.")], "rejected": GOOD}, "does not end with an answer"),
+        (
+            {
+                "chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.\n\nHuman: Why?",
+                "rejected": "\n\nHuman: Hi?\n\nAssistant: No.",
+            },
+            "does not end with an answer",
+        ),
+        ({"chosen": [assistant("Yes.")], "rejected": [assistant("No.")]}, "no question before the answer"),
+        (
+            {side: [{"role": "system", "content": "Hi"}, assistant(side)] for side in ("chosen", "rejected")},
+            "no question before the answer",
+        ),
+    ],
+)
+def test_a_row_whose_sides_are_no_pair_is_dropped_and_counted(row, reason):
+    with pytest.raises(preference_data.NotAPair, match=reason):
+        preference_data.to_pair(row)
+    rows = [json.loads(json.dumps(row))] * 3 + [raw_row(f"Question {number}?") for number in range(12)]
+    pairs, report = preference_data.split_pairs(rows, None, 3, lambda pair: None)
+    assert report.dropped == {reason: 3} and account_is_complete(report)
+    assert len(pairs["train"]) + len(pairs["test"]) == 12
+
+
+@pytest.mark.parametrize("bad, column", [({"chosen": None}, "chosen"), ({"rejected": []}, "rejected")])
+def test_fault_in_one_row_is_named_with_source_row_and_column(bad, column):
+    rows = [raw_row(f"Question {number}?") | {"source": "capybara"} for number in range(20)]
+    rows[13] |= bad
+    message = rf"Row 13 \(counted from 0\) of train, source 'capybara': column {column} is "
+    with pytest.raises(ValueError, match=message):
+        preference_data.split_pairs(rows, None, 4, lambda pair: None)
+
+
+@pytest.mark.parametrize("count, held_out", [(180, 36), (40, 8)])
+def test_small_data_is_not_all_held_out(count, held_out):
+    """200 pairs for evaluation are the default; of less data than that, a fifth is held out, give or take."""
+    rows = [raw_row(f"Question {number}?") for number in range(count)]
+    pairs, report = preference_data.split_pairs(rows, None, 200, lambda pair: None)
+    assert held_out / 2 <= len(pairs["test"]) <= 2 * held_out
+    assert len(pairs["train"]) + len(pairs["test"]) == count == report.examined
 
 
 # --- loading ---------------------------------------------------------------------------------------------------
@@ -179,7 +259,34 @@ def test_a_folder_has_its_own_splits(tmp_path, rows):
         Dataset.from_list(part).to_parquet(tmp_path / f"{split}.parquet")
     assert list(preference_data.load_rows(str(tmp_path))) == rows[:4]
     assert list(preference_data.load_rows(str(tmp_path), split="test")) == rows[4:]
-    assert preference_data.load_rows(str(tmp_path), split="validation") is None
+    with pytest.raises(ValueError, match="no split 'validation'. Set DATASET_SPLIT to one of train, test"):
+        preference_data.load_rows(str(tmp_path), split="validation")
+    (tmp_path / "test.parquet").unlink()
+    assert preference_data.load_rows(str(tmp_path), split="test") is None
+
+
+def test_a_data_set_of_several_configurations_asks_which(tmp_path, rows):
+    for name, part in (("easy", rows[:2]), ("hard", rows[2:])):
+        (tmp_path / name).mkdir()
+        Dataset.from_list(part).to_parquet(tmp_path / name / "train.parquet")
+    listed = "".join(f"\n- config_name: {name}\n  data_files: {name}/*.parquet" for name in ("easy", "hard"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:{listed}\n---\n")
+    assert list(preference_data.load_rows(str(tmp_path), config="hard")) == rows[2:]
+    for config in (None, "other"):
+        with pytest.raises(ValueError, match="no configuration .*. Set DATASET_CONFIG: easy, hard"):
+            preference_data.load_rows(str(tmp_path), config=config)
+
+
+def test_fault_a_data_set_with_a_script_is_refused_and_nothing_runs(hub, tmp_path, rows):
+    name, ran = "some-lab/with-script", tmp_path / "ran"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "with-script.py").write_text(f"open({str(ran)!r}, 'w').write('it ran')\n")
+    hub.add_repo(name, "dataset", exist_ok=True)
+    hub.commit_folder(name, tmp_path / "data", repo_type="dataset")
+    commit, _ = hub_access.resolve_revision(name, repo_type="dataset")
+    with pytest.raises(ValueError, match="without running its code, which the course never does.*with-script.py"):
+        preference_data.load_rows(name, commit)
+    assert not ran.exists()
 
 
 def test_the_mix_is_loaded_from_the_hub_at_its_tag(hub):
