@@ -12,13 +12,14 @@ PYTHON_IS_NEW_ENOUGH = $(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 
 # One stamp for each set of versions: another set in the same VENV installs again.
 INSTALLED = $(VENV)/installed-$(notdir $(CONSTRAINTS))
 
-.PHONY: help course test format badges clean
+.PHONY: help course test format badges newest clean
 
 help:
 	@echo "make course [ONLY=05]                   run the notebooks without a GPU or the internet, into artifacts/course"
 	@echo "make test [TESTS=tests/test_lint.py]    run the tests, or some of them"
 	@echo "make format                             format and lint code and notebooks"
 	@echo "make badges REPO=owner/name [REF=tag]   write your repository into every badge and clone line"
+	@echo "make newest [TESTS=]                    compare the pins with the newest releases, and run tests on those; TESTS= only compares"
 	@echo "make clean                              remove the environments and what the tests and make course wrote"
 
 course: $(INSTALLED)
@@ -35,9 +36,13 @@ badges:
 	@$(PYTHON_IS_NEW_ENOUGH)
 	$(PYTHON) -m utils.badges $(REPO) $(if $(REF),--ref $(REF))
 
+newest: TESTS = tests/test_upstream_api.py tests/test_notebooks_run.py
+newest: $(INSTALLED)
+	$(VENV)/bin/python -m utils.newest --constraints $(CONSTRAINTS) $(if $(strip $(TESTS)),--test $(TESTS))
+
 # artifacts/mix, artifacts/run and artifacts/merged stay: they may be hours of training.
 clean:
-	rm -rf .venv .venv-colab .pytest_cache .ruff_cache artifacts/course
+	rm -rf .venv .venv-colab .venv-newest .pytest_cache .ruff_cache artifacts/course
 	find utils tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is written last, so that an install that failed is tried again.
