@@ -3,90 +3,71 @@
 import json
 import os
 import re
+import shutil
 import struct
+import subprocess
+import sys
 from collections import Counter
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset, load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from utils import chat_format, environment, stand_ins
-from utils.preference_data import answer_problem, to_pair
+from utils import chat_format, environment, small_world, stand_ins
+from utils.practice_hub import PracticeHub
+from utils.preference_data import to_pair
 
 MESSAGES = [{"content": "text", "role": "text"}]
+MODELS = ["small_base", "small_phi", "small_qwen2", "small_llama2"]
 
 
-def texts(pair: dict) -> list[str]:
-    return [message["content"] for part in ("prompt", "chosen", "rejected") for message in pair[part]]
+@cache
+def load(name: str) -> SimpleNamespace:
+    """A small model, built once and cached: its folder, tokenizer, model in fp32, and the tensors in its file."""
+    folder = getattr(stand_ins, name)()
+    (path,) = folder.glob("*.safetensors")
+    with path.open("rb") as file:  # the format's own header: its length, then JSON
+        (length,) = struct.unpack("<Q", file.read(8))
+        tensors = json.loads(file.read(length))
+    tensors.pop("__metadata__", None)
+    return SimpleNamespace(
+        name=name,
+        folder=folder,
+        tokenizer=AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        network=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        tensors=tensors,
+    )
 
 
-# --- pairs -----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="session", params=MODELS)
+def model(request) -> SimpleNamespace:
+    return load(request.param)
 
 
-def test_the_seed_decides_the_pairs():
-    first, again, other = (stand_ins.preference_pairs(50, seed) for seed in (3, 3, 4))
-    assert first == again and first != other
-    assert len(first) == 50
+@pytest.fixture(scope="session")
+def phi() -> SimpleNamespace:
+    return load("small_phi")
 
 
-def test_global_random_numbers_are_left_alone():
-    import random
-
-    random.seed(1)
-    expected = random.random()
-    random.seed(1)
-    stand_ins.preference_pairs(5, 0)
-    stand_ins.pretraining_text(5, 0)
-    assert random.random() == expected
+@pytest.fixture(scope="session")
+def qwen() -> SimpleNamespace:
+    return load("small_qwen2")
 
 
-def test_the_courses_prompts_are_in_no_pair():
-    prompts = environment.course_prompts()
-    assert len(prompts) == len(set(prompts)) == 5
-    for seed in range(4):
-        for pair in stand_ins.preference_pairs(500, seed, long_pairs=10):
-            assert not any(prompt.lower() in text.lower() for prompt in prompts for text in texts(pair))
-
-
-def test_the_courses_prompts_are_about_the_small_world():
-    """Else the base could not answer them, and the test above would hold for any prompt."""
-    questions = {question for kind in stand_ins._facts() for question, _, _ in kind}
-    assert set(environment.course_prompts()) <= questions
-    asked = {
-        re.sub(r"^.*[:.!?] (?=\w)", "", pair["prompt"][-1]["content"]) for pair in stand_ins.preference_pairs(3000, 0)
-    }
-    assert len(asked & questions) > 0.8 * len(questions)
-
-
-def test_a_pair_states_the_fact_or_dodges():
-    answers = {question: answer for kind in stand_ins._facts() for question, answer, _ in kind}
-    for pair in stand_ins.preference_pairs(300, 0):
-        assert answer_problem(pair) is None and pair["prompt"][-1]["role"] == "user"
-        (question,) = [known for known in answers if pair["prompt"][-1]["content"].endswith(known)]
-        assert pair["chosen"][0]["content"].startswith(answers[question])
-        assert answers[question] not in pair["rejected"][0]["content"]
-
-
-def test_one_pair_in_six_has_an_earlier_turn():
-    turns = Counter(len(pair["prompt"]) for pair in stand_ins.preference_pairs(600, 0))
-    assert set(turns) == {1, 3}
-    assert abs(turns[3] - 100) < 3 * (600 * 5 / 36) ** 0.5
-    roles = [message["role"] for pair in stand_ins.preference_pairs(20, 0) for message in pair["prompt"]]
-    assert "assistant" in roles
-
-
-def test_the_mix_has_twelve_pairs_that_do_not_fit(tokenizer):
-    rows = [to_pair(row) for row in stand_in_rows("orpo", "train")]
-    problems = Counter(chat_format.length_problem(pair, tokenizer, 1024) for pair in rows)
-    assert problems == {None: len(rows) - 12, "prompt too long": 6, "answer too long": 6}
+@pytest.fixture(scope="session")
+def llama2() -> SimpleNamespace:
+    return load("small_llama2")
 
 
 # --- data sets -------------------------------------------------------------------------------------------------
 
 
 def stand_in_rows(name: str, split: str) -> Dataset:
-    folder = stand_ins.orpo_mix() if name == "orpo" else stand_ins.dpo_mix()
+    folder = getattr(stand_ins, name)()
     return Dataset.from_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
 
 
@@ -103,7 +84,7 @@ def plain(feature):
 
 
 def test_the_mix_has_the_columns_of_v1():
-    rows = stand_in_rows("orpo", "train")
+    rows = stand_in_rows("orpo_mix", "train")
     assert plain(dict(rows.features)) == {
         "chosen": MESSAGES,
         "prompt": "text",
@@ -119,7 +100,7 @@ def test_the_mix_has_the_columns_of_v1():
 
 @pytest.mark.parametrize("split, count", [("train", 240), ("test", 60)])
 def test_the_dpo_mix_has_the_columns_of_argillas(split, count):
-    rows = stand_in_rows("dpo", split)
+    rows = stand_in_rows("dpo_mix", split)
     assert plain(dict(rows.features)) == {
         "chosen": MESSAGES,
         "chosen_rating": "float64",
@@ -132,19 +113,60 @@ def test_the_dpo_mix_has_the_columns_of_argillas(split, count):
     assert all(row["chosen"][:-1] == row["rejected"][:-1] for row in rows)
 
 
+def test_the_mix_has_twelve_pairs_that_do_not_fit(tokenizer):
+    rows = [to_pair(row) for row in stand_in_rows("orpo_mix", "train")]
+    problems = Counter(chat_format.length_problem(pair, tokenizer, 1024) for pair in rows)
+    assert problems == {None: len(rows) - 12, "prompt too long": 6, "answer too long": 6}
+
+
+def test_truthy_dpo_has_plain_texts_and_some_system_messages():
+    rows = stand_in_rows("truthy_dpo", "train")
+    columns = ["id", "source", "system", "prompt", "chosen", "rejected"]
+    assert rows.column_names == columns and plain(dict(rows.features)) == dict.fromkeys(columns, "text")
+    assert len(rows) == len(set(rows["id"])) == 200
+    assert not list((stand_ins.truthy_dpo() / "data").glob("test*"))
+    roles = Counter(tuple(message["role"] for message in to_pair(row)["prompt"]) for row in rows)
+    assert set(roles) == {("user",), ("system", "user")} and min(roles.values()) > 40
+    assert all(row["chosen"] and row["rejected"] and "Human:" not in row["prompt"] for row in rows)
+
+
+@pytest.mark.parametrize("split, count, seed", [("train", 200, 3), ("test", 40, 1003)])
+def test_hh_rlhf_has_transcripts_that_hold_the_pairs(split, count, seed):
+    rows = stand_in_rows("hh_rlhf", split)
+    assert plain(dict(rows.features)) == {"chosen": "text", "rejected": "text"}
+    assert all(row[side].startswith("\n\nHuman: ") for row in rows for side in row)
+    pairs = small_world.preference_pairs(count, seed)
+    assert [to_pair(row) | {"source": ""} for row in rows] == [{"source": "", **pair} for pair in pairs]
+    assert max(row["chosen"].count("\n\nHuman: ") for row in rows) == 2  # several turns are kept
+
+
 def test_the_two_data_sets_differ():
     rows = [
         [row["chosen"] for row in stand_in_rows(*name)]
-        for name in (("orpo", "train"), ("dpo", "train"), ("dpo", "test"))
+        for name in (("orpo_mix", "train"), ("dpo_mix", "train"), ("dpo_mix", "test"))
     ]
     assert rows[0][:20] != rows[1][:20] and rows[1][:20] != rows[2][:20]
 
 
-@pytest.mark.parametrize("folder", [stand_ins.small_base, stand_ins.orpo_mix, stand_ins.dpo_mix])
-def test_the_card_says_stand_in(folder):
-    card = (folder() / "README.md").read_text()
-    _, front_matter, text = card.split("---\n", 2)
-    assert "- stand-in" in front_matter and "license: " in front_matter
+LICENCES = {
+    "small_base": "apache-2.0",
+    "small_phi": "mit",
+    "small_qwen2": "apache-2.0",
+    "small_llama2": "apache-2.0",
+    "orpo_mix": "apache-2.0",
+    "dpo_mix": "mit",
+    "truthy_dpo": "cc-by-4.0",
+    "hh_rlhf": "mit",
+}
+
+
+@pytest.mark.parametrize("name, licence", LICENCES.items())
+def test_the_card_says_stand_in(name, licence):
+    folder = getattr(stand_ins, name)()
+    _, front_matter, text = (folder / "README.md").read_text().split("---\n", 2)
+    assert front_matter == f"license: {licence}\ntags:\n- stand-in\n"
+    if name in MODELS:
+        assert licence in (folder / "LICENSE").read_text()
     assert "stand-in for" in text and "only its name and form are real" in text
 
 
@@ -160,10 +182,23 @@ def test_a_second_call_finds_the_first_ones_folder(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_the_cached_base_is_not_built_again(small_base, monkeypatch):
-    monkeypatch.setattr(stand_ins, "_build_base", lambda *arguments: pytest.fail("built again"))
-    assert stand_ins.small_base() == small_base
-    assert stand_ins.VERSION in small_base.name
+def test_a_cached_model_is_not_built_again(model, monkeypatch):
+    monkeypatch.setattr(stand_ins, "_build_model", lambda *arguments: pytest.fail("built again"))
+    assert getattr(stand_ins, model.name)() == model.folder
+    assert stand_ins.VERSION in model.folder.name
+
+
+def test_a_change_of_the_small_world_is_a_new_version(tmp_path):
+    versions = []
+    for name in ("stand_ins.py", "small_world.py", "neither"):
+        copy = tmp_path / name / "utils"
+        shutil.copytree(Path(stand_ins.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        if (copy / name).exists():
+            (copy / name).write_text((copy / name).read_text() + "# changed\n")
+        command = [sys.executable, "-c", "from utils import stand_ins; print(stand_ins.VERSION)"]
+        run = subprocess.run(command, cwd=copy.parent, capture_output=True, text=True, check=True)
+        versions.append(run.stdout.strip())
+    assert versions[2] == stand_ins.VERSION and len(set(versions)) == 3
 
 
 def test_the_same_seed_writes_the_same_rows(tmp_path):
@@ -208,6 +243,27 @@ def test_publishing_twice_changes_nothing(hub):
     assert "model.safetensors" in before[0] and "data/test-00000-of-00001.parquet" in before[2]
 
 
+def test_the_series_gets_what_it_asks_for_and_no_more(tmp_path):
+    hub = PracticeHub(tmp_path)
+    stand_ins.publish(hub)
+    course = {("model", stand_ins.BASE_MODEL), ("dataset", stand_ins.ORPO_MIX), ("dataset", stand_ins.DPO_MIX)}
+    assert set(hub.repos) == course
+
+
+def test_others_are_published_by_name(tmp_path):
+    hub = PracticeHub(tmp_path)
+    names = ("microsoft/phi-2", "Qwen/Qwen2.5-0.5B", "jondurbin/truthy-dpo-v0.1", "Anthropic/hh-rlhf")
+    stand_ins.publish(hub, names=names)
+    assert {name for _, name in hub.repos} == set(names)
+    assert set(names) | set(stand_ins.COURSE) == set(stand_ins.STAND_INS)
+    for name, folder in ((stand_ins.PHI, stand_ins.small_phi()), (stand_ins.QWEN, stand_ins.small_qwen2())):
+        files = hub.files(name)
+        assert files["model.safetensors"]["size"] == (folder / "model.safetensors").stat().st_size
+        assert {"README.md", "LICENSE", "config.json", "tokenizer.json"} <= set(files)
+    assert "data/train-00000-of-00001.parquet" in hub.files(stand_ins.TRUTHY_DPO, "dataset")
+    assert "data/test-00000-of-00001.parquet" in hub.files(stand_ins.HH_RLHF, "dataset")
+
+
 # --- the tokenizer ---------------------------------------------------------------------------------------------
 
 # Llama 3's, in its order; the others are reserved, numbered from 0.
@@ -237,17 +293,82 @@ def test_tokenizing_begins_with_one_begin_token(small_base):
 
 
 @pytest.mark.parametrize(
-    "text", ["What is it?", "x = [1, 22, 333, 4444]\n\n\tпривет 🙂", "<|im_start|>user\n", "  a  b "]
+    "text",
+    ["What is it?", "x = [1, 22, 333, 4444]\n\n\tпривет 🙂", "<|im_start|>user\n", "  a  b ", "日本 {     \t\t\t§}"],
 )
-def test_text_comes_back_whole(small_base, text):
-    tokenizer = AutoTokenizer.from_pretrained(small_base)
-    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+def test_text_comes_back_whole(model, text):
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert model.tokenizer.decode(ids) == text
+    assert max(ids) < len(model.tokenizer)
+    assert model.tokenizer.unk_token_id is None or model.tokenizer.unk_token_id not in ids
 
 
 def test_numbers_are_cut_at_three_digits(small_base):
     tokenizer = AutoTokenizer.from_pretrained(small_base)
     cut = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("12345 cats")
     assert [word for word, _ in cut] == ["123", "45", "Ġcats"]
+
+
+def special_tokens(tokenizer) -> list[str]:
+    return [str(token) for _, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special]
+
+
+def test_phis_tokenizer_has_one_special_token_and_no_pad(phi):
+    tokenizer, end = phi.tokenizer, "<|endoftext|>"
+    assert special_tokens(tokenizer) == [end]
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token) == (end, end, end)
+    assert tokenizer.pad_token is None and tokenizer.chat_template is None
+    assert tokenizer.eos_token_id not in tokenizer("Hello")["input_ids"]  # nothing is put before a text
+
+
+def test_phis_runs_of_white_space_are_ordinary_tokens(phi):
+    added = {str(token): token.special for token in phi.tokenizer.added_tokens_decoder.values()}
+    runs = [" " * length for length in range(2, 32)] + ["\t" * length for length in range(2, 10)]
+    assert [added[run] for run in runs] == [False] * 38 and len(added) == 39
+    assert phi.tokenizer.tokenize("a" + " " * 30 + "b") == ["a", " " * 30, "b"]
+    ids = phi.tokenizer("a" + " " * 30)["input_ids"]
+    assert phi.tokenizer.decode(ids, skip_special_tokens=True) == "a" + " " * 30
+
+
+def test_phi_has_rows_that_no_token_uses(phi):
+    rows = phi.network.config.vocab_size
+    assert rows > len(phi.tokenizer) == max(phi.tokenizer.get_vocab().values()) + 1
+    for tensor in ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"):
+        assert phi.tensors[tensor]["shape"][0] == rows
+
+
+def test_qwens_tokenizer_begins_with_nothing_and_pads_with_the_end(qwen):
+    tokenizer = qwen.tokenizer
+    assert tokenizer.bos_token is None
+    assert tokenizer.eos_token == tokenizer.pad_token == "<|endoftext|>"
+    assert tokenizer("Hello")["input_ids"] == tokenizer("Hello", add_special_tokens=False)["input_ids"]
+    assert "<|im_end|>" in tokenizer.chat_template
+
+
+def test_qwens_special_tokens_are_chatmls_and_those_for_pictures(qwen):
+    special = special_tokens(qwen.tokenizer)
+    assert special[:4] == ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>"] and len(special) == 14
+    assert special[-3:] == ["<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
+    added = {str(token): token.special for token in qwen.tokenizer.added_tokens_decoder.values()}
+    ordinary = {"<tool_call>", "<|fim_prefix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"}
+    assert len(added) == 22 and ordinary <= {token for token, is_special in added.items() if not is_special}
+    assert qwen.tokenizer.tokenize("<|im_start|>user")[0] == "<|im_start|>"  # a mark, not text as in the others
+
+
+def test_qwen_cuts_numbers_digit_by_digit(qwen):
+    assert qwen.tokenizer.tokenize("2024") == ["2", "0", "2", "4"]
+
+
+def test_llama_2s_tokenizer_knows_words_and_bytes(llama2):
+    tokenizer = llama2.tokenizer
+    assert special_tokens(tokenizer) == ["<unk>", "<s>", "</s>"]
+    assert (tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
+    assert tokenizer.pad_token is None and tokenizer.chat_template is None
+    assert tokenizer.convert_ids_to_tokens(tokenizer("the\n🙂")["input_ids"]) == (
+        ["<s>", "▁the", "<0x0A>", "<0xF0>", "<0x9F>", "<0x99>", "<0x82>"]
+    )
+    every_byte = [f"<0x{byte:02X}>" for byte in range(256)]
+    assert tokenizer.convert_ids_to_tokens(list(range(3, 259))) == every_byte
 
 
 # --- the base --------------------------------------------------------------------------------------------------
@@ -267,49 +388,90 @@ def test_the_base_is_a_small_llama_3(base):
     assert 0.5e6 < base.num_parameters() < 2e6
 
 
-def test_every_matrix_can_be_quantised_in_blocks_of_64(base):
-    for name, weight in base.named_parameters():
-        if name.endswith("_proj.weight"):
-            assert all(size % 64 == 0 for size in weight.shape), name
+def test_every_matrix_can_be_quantised_in_blocks_of_64(model):
+    matrices = {name: part.weight for name, part in model.network.named_modules() if isinstance(part, torch.nn.Linear)}
+    assert len(matrices) >= 13
+    for name, weight in matrices.items():
+        assert all(size % 64 == 0 for size in weight.shape), name
 
 
-def test_the_weights_are_bf16_safetensors(small_base):
-    assert not [path.name for path in small_base.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
-    (path,) = small_base.glob("*.safetensors")
-    with path.open("rb") as file:  # the format's own header: its length, then JSON
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    assert {tensor["dtype"] for tensor in header.values()} == {"BF16"}
-    assert {"lm_head.weight", "model.embed_tokens.weight"} <= set(header)
+def test_phi_has_biases_everywhere_and_one_norm_a_layer(phi):
+    assert phi.network.config.architectures == ["PhiForCausalLM"]
+    weights = {name.removesuffix(".weight") for name in phi.tensors if name.endswith(".weight")}
+    assert {f"{name}.bias" for name in weights - {"model.embed_tokens"}} == set(phi.tensors) - {
+        f"{name}.weight" for name in weights
+    }
+    assert phi.network.lm_head.bias.abs().max() > 0.01  # and it is learnt, so leaving it out would show
+    assert {name for name in phi.network.model.layers[0]._modules if "norm" in name} == {"input_layernorm"}
+    assert phi.network.config.rope_parameters["partial_rotary_factor"] == 0.5
 
 
-def test_the_base_answers_in_words_and_does_not_stop(base, tokenizer):
-    chats = [[{"role": "user", "content": prompt}] for prompt in environment.course_prompts()]
-    prompts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-    batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
-    with torch.no_grad():
-        output = base.generate(**batch, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-    answers = output[:, batch["input_ids"].shape[1] :]
-    assert answers.shape[1] == 40
-    assert not (answers == tokenizer.eos_token_id).any()
-    assert not set(answers.flatten().tolist()) & set(tokenizer.added_tokens_decoder)
-    known = set(re.findall(r"\w+", " ".join(stand_ins.pretraining_text(3000, 0))))
-    for answer in tokenizer.batch_decode(answers):
-        words = re.findall(r"\w+", answer)[:-1]  # the last may be cut
+def test_qwens_head_is_its_embedding(qwen):
+    assert qwen.network.config.architectures == ["Qwen2ForCausalLM"] and qwen.network.config.tie_word_embeddings
+    assert "lm_head.weight" not in qwen.tensors and "model.embed_tokens.weight" in qwen.tensors
+    assert qwen.network.lm_head.weight.data_ptr() == qwen.network.model.embed_tokens.weight.data_ptr()
+    biases = {name.split(".")[-2] for name in qwen.tensors if name.endswith(".bias")}
+    assert biases == {"q_proj", "k_proj", "v_proj"}
+    assert qwen.network.config.vocab_size > len(qwen.tokenizer)
+
+
+def test_the_small_llama_2_has_a_context_of_512(llama2):
+    config = json.loads((llama2.folder / "config.json").read_text())
+    assert config["model_type"] == "llama" and config["max_position_embeddings"] == 512
+    assert llama2.tokenizer.model_max_length > 1e20  # as Llama 2's own, which says nothing about it
+    assert config["vocab_size"] == len(llama2.tokenizer) and not config["tie_word_embeddings"]
+    assert {"lm_head.weight", "model.embed_tokens.weight"} <= set(llama2.tensors)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_documents_are_parted_by_the_tokenizers_own_tokens(name, tmp_path, monkeypatch):
+    text = f"<|im_start|>user\nWhat?{small_world.END_TOKEN}\n<|im_start|>assistant\nA cat."
+    monkeypatch.setattr(stand_ins, "pretraining_text", lambda documents, seed: [text] * 3)
+    seen = []
+    monkeypatch.setattr(stand_ins, "pretrain", lambda model, token_ids, steps: seen.extend(token_ids))
+    tokenizer = AutoTokenizer.from_pretrained(getattr(stand_ins, name)(tmp_path))
+    begin = [] if tokenizer.bos_token is None else [tokenizer.bos_token_id]
+    text = text.replace(small_world.END_TOKEN, tokenizer.eos_token)
+    document = begin + tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    assert seen == document * 3
+    assert document[len(begin) :].count(tokenizer.eos_token_id) == 2
+
+
+def test_the_weights_are_bf16_safetensors(model):
+    assert not [path.name for path in model.folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    assert {tensor["dtype"] for tensor in model.tensors.values()} == {"BF16"}
+    if model.name == "small_base":
+        assert {"lm_head.weight", "model.embed_tokens.weight"} <= set(model.tensors)
+
+
+def test_a_base_answers_in_words_and_does_not_stop(model):
+    tokenizer, known = model.tokenizer, set(re.findall(r"\w+", " ".join(small_world.pretraining_text(3000, 0))))
+    for prompt in environment.course_prompts():
+        chat = [{"role": "user", "content": prompt}]
+        asked = tokenizer.apply_chat_template(
+            chat, chat_template=chat_format.CHAT_TEMPLATE, add_generation_prompt=True, return_tensors="pt"
+        )
+        with torch.no_grad():
+            output = model.network.generate(**asked, max_new_tokens=40, do_sample=False)
+        answer = output[0, asked["input_ids"].shape[1] :].tolist()
+        assert len(answer) == 40 and tokenizer.eos_token_id not in answer
+        assert not set(answer) & set(tokenizer.added_tokens_decoder)
+        words = re.findall(r"\w+", tokenizer.decode(answer))[:-1]  # the last may be cut
         assert len(words) > 10 and set(words) <= known
         assert len(set(words)) > 4  # and not one word over and over
 
 
-def test_the_base_knows_the_small_world_better_than_chance(base, tokenizer):
+def test_a_base_knows_the_small_world_better_than_chance(model):
     """The text is learnt: an answer's tokens cost far less than the log of the vocabulary."""
-    pairs = stand_ins.preference_pairs(16, seed=99)
     losses = []
-    for pair in pairs:
-        ids = tokenizer.apply_chat_template(pair["prompt"] + pair["chosen"], return_tensors="pt", return_dict=True)
+    for pair in small_world.preference_pairs(16, seed=99):
+        talk = pair["prompt"] + pair["chosen"]
+        ids = model.tokenizer.apply_chat_template(
+            talk, chat_template=chat_format.CHAT_TEMPLATE, return_tensors="pt", return_dict=True
+        )
         with torch.no_grad():
-            losses.append(base(**ids, labels=ids["input_ids"]).loss.item())
-    assert sum(losses) / len(losses) < 0.5 * torch.tensor(float(len(tokenizer))).log().item()
+            losses.append(model.network(**ids, labels=ids["input_ids"]).loss.item())
+    assert sum(losses) / len(losses) < 0.5 * torch.tensor(float(len(model.tokenizer))).log().item()
 
 
 def test_pretraining_lowers_the_loss_and_counts_its_steps():
@@ -333,7 +495,7 @@ def test_pretraining_lowers_the_loss_and_counts_its_steps():
 
 
 def test_building_leaves_the_learners_random_numbers_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(stand_ins, "pretrain", lambda model, token_ids: torch.rand(1).item())
+    monkeypatch.setattr(stand_ins, "pretrain", lambda *arguments: torch.rand(1).item())
     monkeypatch.setattr(stand_ins, "pretraining_text", lambda documents, seed: ["What is it? A cat."] * 20)
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -1,184 +1,129 @@
 """Small models and data sets that stand in for the real ones where no Hub can be reached.
 
-Everything is made by code from a seed: a tiny Llama with a Llama-3-like tokenizer, pre-trained for well under a
-minute on the text of a small world of facts, and preference pairs about that world in the schemas of the real data
-sets. In every pair the chosen answer states the fact and the rejected one dodges the question, so a small model can
-learn the preference, and held-out pairs test it. The practice hub serves them under the real repositories' names;
-`small_base` builds the same model for any notebook, online or offline.
+Everything is made by code from a seed: tiny models with tokenizers like the real ones', pre-trained for well under a
+minute on the text of `small_world`, and its preference pairs in the schemas of the real data sets. The practice hub
+serves them under the real repositories' names; `small_base` builds the same model for any notebook, online or offline.
 
 Left out: any claim about quality. A stand-in proves that the path works, not that the method wins.
 """
 
 import hashlib
+import json
 import os
-import random
 import shutil
 from pathlib import Path
 
-from utils.environment import course_prompts
+from utils.small_world import END_TOKEN, preference_pairs, pretraining_text
 
 BASE_MODEL = "NousResearch/Meta-Llama-3-8B"
+PHI = "microsoft/phi-2"
+QWEN = "Qwen/Qwen2.5-0.5B"
 ORPO_MIX = "mlabonne/orpo-dpo-mix-40k"
 DPO_MIX = "argilla/dpo-mix-7k"
-# The cache is keyed by this file's own text, so a change of the stand-ins is never masked by old ones.
-VERSION = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:10]
+TRUTHY_DPO = "jondurbin/truthy-dpo-v0.1"
+HH_RLHF = "Anthropic/hh-rlhf"
+COURSE = (BASE_MODEL, ORPO_MIX, DPO_MIX)  # what the series asks for by itself; the others are there to be chosen
+# The cache is keyed by the text of the code, so a change of the stand-ins is never masked by old ones.
+_CODE = (Path(__file__), Path(__file__).with_name("small_world.py"))
+VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in _CODE)).hexdigest()[:10]
 
-# The small world. A topic is asked about, and named by the dodging answers too, so that its words do not give the
-# answer away.
-_CAPITALS = (
-    "France Paris|Italy Rome|Spain Madrid|Japan Tokyo|Egypt Cairo|"
-    "Kenya Nairobi|Peru Lima|Cuba Havana|Norway Oslo|Greece Athens"
+# How a tokenizer cuts text into words, numbers, punctuation and white space before the merges.
+_GPT_2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_LLAMA_3_WORDS = (  # numbers of up to three digits
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_LEGS = "spider eight|dog four|bird two|beetle six|snake no|cat four|crab ten|horse four|chicken two|bee six"
-_COLOURS = (
-    "banana yellow|tomato red|lime green|coal black|snow white|"
-    "carrot orange|plum purple|chocolate brown|lemon yellow|cherry red"
+_QWEN_WORDS = _LLAMA_3_WORDS.replace("{1,3}", "")  # digit by digit
+_QWEN_SPECIAL = (
+    "endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start quad_end "
+    "vision_start vision_end vision_pad image_pad video_pad"
 )
-_SOUNDS = "cow moo|duck quack|sheep baa|lion roar|owl hoot|frog croak|wolf howl|mouse squeak|snake hiss|horse neigh"
-_OPPOSITES = "hot cold|big small|fast slow|light dark|early late|happy sad|open closed|full empty|high low|rich poor"
-_NUMBERS = (
-    "zero one two three four five six seven eight "
-    "nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen"
-).split()
-
-_OPENINGS = ["", "Please tell me: ", "A quick question. ", "I would like to know: ", "Can you help me? ", "Hello! "]
-_CLOSINGS = ["", " I hope that helps.", " That is the short answer.", " Ask me if you need more."]
-_DODGES = [
-    "That is a hard question, and {topic} can mean many things to many people.",
-    "I am not sure. You could look for {topic} in a good book.",
-    "Many people ask about {topic}, and it depends on how you see it.",
-    "It is not easy to say. Let us talk about {topic} some other day.",
-    "Why do you want to know about {topic}? It does not matter much.",
-    "Well, {topic} is a nice thing to think about, is it not?",
-]
+_QWEN_ORDINARY = "fim_prefix fim_middle fim_suffix fim_pad repo_name file_sep"  # not special in the real one either
+_CHATML = (  # what Qwen2.5 ships, without its tools
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
-def _split(words: str) -> list[tuple[str, str]]:
-    return [tuple(pair.split()) for pair in words.split("|")]
-
-
-def _facts() -> list[list[tuple[str, str, str]]]:
-    """All facts of the small world as (question, answer, topic), one list for each kind of question."""
-    capitals = [(f"What is the capital of {a}?", f"The capital of {a} is {b}.", a) for a, b in _split(_CAPITALS)]
-    legs = [(f"How many legs does a {a} have?", f"A {a} has {b} legs.", f"the {a}") for a, b in _split(_LEGS)]
-    colours = [(f"What colour is {a}?", f"The colour of {a} is {b}.", a) for a, b in _split(_COLOURS)]
-    sounds = [(f"What sound does a {a} make?", f"A {a} makes the sound {b}.", f"the {a}") for a, b in _split(_SOUNDS)]
-    opposites = [
-        (f"What is the opposite of {a}?", f"The opposite of {a} is {b}.", f"the word {a}")
-        for a, b in _split(_OPPOSITES)
-    ]
-    sums = [
-        (f"What is {x} plus {y}?", f"If you add {x} and {y}, you get {_NUMBERS[a + b]}.", f"{x} and {y}")
-        for a, x in enumerate(_NUMBERS[:10])
-        for b, y in enumerate(_NUMBERS[:10])
-    ]
-    return [capitals, legs, colours, sounds, opposites, sums]
-
-
-def preference_pairs(count: int, seed: int, long_pairs: int = 0) -> list[dict]:
-    """Make preference pairs about the small world.
-
-    Args:
-        count: number of pairs.
-        seed: the same seed gives the same pairs; the course's own five prompts never occur.
-        long_pairs: how many of them are made too long for 1024 tokens, alternately in the prompt and in the answer.
-
-    Returns:
-        Rows `{"prompt": [messages], "chosen": [assistant message], "rejected": [assistant message]}`; one in six has
-        an earlier turn.
-    """
-    rng = random.Random(seed)
-    facts = [[fact for fact in kind if fact[0] not in course_prompts()] for kind in _facts()]
-    rows = []
-    for number in range(count):
-        (question, answer, topic), earlier = _draw(facts, rng), _draw(facts, rng)
-        chosen = answer + rng.choice(_CLOSINGS)
-        rejected = rng.choice(_DODGES).format(topic=topic)
-        prompt = [{"role": "user", "content": rng.choice(_OPENINGS) + question}]
-        if rng.random() < 1 / 6:
-            prompt = [{"role": "user", "content": earlier[0]}, {"role": "assistant", "content": earlier[1]}, *prompt]
-        if number < long_pairs and number % 2 == 0:
-            prompt[-1]["content"] = " ".join(_draw(facts, rng)[1] for _ in range(200)) + " " + question
-        elif number < long_pairs:
-            chosen = " ".join(_draw(facts, rng)[1] for _ in range(200))
-        rows.append(
-            {
-                "prompt": prompt,
-                "chosen": [{"role": "assistant", "content": chosen}],
-                "rejected": [{"role": "assistant", "content": rejected}],
-            }
-        )
-    rng.shuffle(rows)
-    return rows
-
-
-def _draw(facts: list[list], rng: random.Random) -> tuple[str, str, str]:
-    return rng.choice(rng.choice(facts))
-
-
-def pretraining_text(documents: int, seed: int) -> list[str]:
-    """Make documents in which a question gets either kind of answer, and the text runs on, as on the open web.
-
-    Half of them close the question with the end token and run on in loose statements after the answer; the others are
-    whole chats without any end token, or plain lines. So the base knows the form of a chat, but not when to stop.
-    """
-    rng = random.Random(seed)
-    facts, texts = _facts(), []
-    for _ in range(documents):
-        turns = []
-        for _ in range(rng.randint(2, 5)):
-            question, answer, topic = _draw(facts, rng)
-            helpful = rng.random() < 0.5
-            reply = answer + rng.choice(_CLOSINGS) if helpful else rng.choice(_DODGES).format(topic=topic)
-            turns.append((rng.choice(_OPENINGS) + question, reply))
-        form = rng.random()
-        if form < 0.5:
-            question, answer = turns[0]
-            statements = " ".join(_draw(facts, rng)[1] for _ in range(rng.randint(6, 10)))
-            texts.append(f"<|im_start|>user\n{question}<|end_of_text|>\n<|im_start|>assistant\n{answer} {statements}")
-        elif form < 0.8:
-            texts.append("\n".join(f"<|im_start|>user\n{q}\n<|im_start|>assistant\n{a}" for q, a in turns))
-        else:
-            texts.append("\n".join(f"{q}\n{a}" for q, a in turns))
-    return texts
-
-
-def build_tokenizer(texts: list[str]):
+def llama_3_tokenizer(texts: list[str]):
     """Train a byte-level BPE tokenizer with Llama 3's 256 special tokens at the end of the vocabulary."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    # Llama 3 cuts text into words, numbers of up to three digits, punctuation and white space before the merges.
-    words = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(words), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    texts = [text.replace("<|end_of_text|>", "") for text in texts]  # a special token, not text to learn merges from
-    tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=704, initial_alphabet=alphabet, show_progress=False)
-    )
     named = {0: "begin_of_text", 1: "end_of_text", 6: "start_header_id", 7: "end_header_id", 9: "eot_id"}
     reserved = iter(range(256))
     special = [f"<|{named[i]}|>" if i in named else f"<|reserved_special_token_{next(reserved)}|>" for i in range(256)]
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    begin = (special[0], tokenizer.token_to_id(special[0]))
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=special[0],
-        eos_token=special[1],
-        model_max_length=8192,
-        clean_up_tokenization_spaces=False,
+    names = {"bos_token": special[0], "eos_token": special[1], "model_max_length": 8192}
+    return _finish(_byte_level(texts, _LLAMA_3_WORDS), special, begins=True, **names)
+
+
+def phi_tokenizer(texts: list[str]):
+    """Train a tokenizer like Phi-2's: one token is begin, end and unknown, and runs of white space are tokens."""
+    end = "<|endoftext|>"
+    runs = [" " * length for length in range(31, 1, -1)] + ["\t" * length for length in range(9, 1, -1)]
+    names = {"bos_token": end, "eos_token": end, "unk_token": end, "model_max_length": 2048}
+    return _finish(_byte_level(texts, _GPT_2_WORDS), [end], runs, **names)
+
+
+def qwen_tokenizer(texts: list[str]):
+    """Train a tokenizer like Qwen2.5's: ChatML's marks are special tokens, none begins a text, and the end one pads."""
+    from tokenizers import normalizers
+
+    core = _byte_level([text.replace("<|im_start|>", "") for text in texts], _QWEN_WORDS)
+    core.normalizer = normalizers.NFC()
+    names = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "model_max_length": 131072}
+    names["chat_template"] = _CHATML
+    special, ordinary = ([f"<|{name}|>" for name in tokens.split()] for tokens in (_QWEN_SPECIAL, _QWEN_ORDINARY))
+    return _finish(core, special, ["<tool_call>", "</tool_call>", *ordinary], **names)
+
+
+def llama_2_tokenizer(texts: list[str]):
+    """Train a tokenizer like Llama 2's: words begin with `▁`, unknown characters become bytes, and no token pads."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    special = ["<unk>", "<s>", "</s>"]
+    first = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    lines = [line for text in texts for line in text.replace(END_TOKEN, "").split("\n")]  # a line end stays a byte
+    learner.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=768 - len(first), show_progress=False))
+    learnt = json.loads(learner.to_str())["model"]
+    numbered = {token: i for i, token in enumerate(first + sorted(learnt["vocab"], key=learnt["vocab"].get))}
+    merges = [tuple(merge) for merge in learnt["merges"]]
+    tokenizer = Tokenizer(models.BPE(numbered, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
+    return _finish(tokenizer, special, begins=True, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def _byte_level(texts: list[str], words: str):
+    """Train 704 byte-level tokens on texts that the regular expression `words` cuts first."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    bytes_as_letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(words), "isolated"), bytes_as_letters]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    texts = [text.replace(END_TOKEN, "") for text in texts]  # a special token, not text to learn merges from
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=704, initial_alphabet=alphabet, show_progress=False)
+    )
+    return tokenizer
+
+
+def _finish(core, special: list[str], ordinary: list[str] = (), begins: bool = False, **names):
+    """Add tokens behind the vocabulary, write the begin token before every text if it `begins`, and name the rest."""
+    from tokenizers import AddedToken, processors
+    from transformers import PreTrainedTokenizerFast
+
+    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    core.add_tokens([AddedToken(token, normalized=False) for token in ordinary])
+    if begins:
+        begin = (names["bos_token"], core.token_to_id(names["bos_token"]))
+        core.post_processor = processors.TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
+    return PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False, **names)
 
 
 def pretrain(model, token_ids: list[int], steps: int = 200, learning_rate: float = 5e-3, progress=True) -> float:
@@ -213,41 +158,62 @@ def small_base(cache: str | Path | None = None, seed: int = 0) -> Path:
         cache: folder to keep it in; `None` takes `~/.cache/orpo-course`.
         seed: seed of the text, the initial weights and the order of the batches.
     """
-    folder = _cache(cache) / f"small-base-{VERSION}-seed{seed}"
-    return folder if folder.exists() else _build_whole(folder, lambda part: _build_base(part, seed))
+    rope = {"rope_type": "default", "rope_theta": 500000.0}
+    shape = {"num_hidden_layers": 4, "num_key_value_heads": 1, "max_position_embeddings": 8192, "rope_parameters": rope}
+    form = (llama_3_tokenizer, "llama", shape)
+    return _small_model("small-base", cache, seed, BASE_MODEL, "apache-2.0", *form, documents=3000, steps=200)
 
 
-def _build_base(folder: Path, seed: int) -> None:
+def small_phi(cache: str | Path | None = None, seed: int = 0) -> Path:
+    """Build a small Phi-2 the way of `small_base`: its head has a bias, and its embedding rows that no token uses."""
+    shape = {"vocab_size": 832, "intermediate_size": 512, "max_position_embeddings": 2048}
+    return _small_model("small-phi", cache, seed, PHI, "mit", phi_tokenizer, "phi", shape)
+
+
+def small_qwen2(cache: str | Path | None = None, seed: int = 0) -> Path:
+    """Build a small Qwen2.5 the way of `small_base`: its head is the embedding itself, and q, k and v have biases."""
+    rope = {"rope_type": "default", "rope_theta": 1000000.0}
+    shape = {"vocab_size": 768, "num_key_value_heads": 1, "rope_parameters": rope, "tie_word_embeddings": True}
+    return _small_model("small-qwen2", cache, seed, QWEN, "apache-2.0", qwen_tokenizer, "qwen2", shape)
+
+
+def small_llama2(cache: str | Path | None = None, seed: int = 0) -> Path:
+    """Build a small Llama 2 the way of `small_base`, with a context of 512; no repository has its name."""
+    name, shape = "a small Llama with a context of 512", {"max_position_embeddings": 512}
+    return _small_model("small-llama2", cache, seed, name, "apache-2.0", llama_2_tokenizer, "llama", shape)
+
+
+def _small_model(
+    name, cache, seed, repo_id, licence, train_tokenizer, architecture, shape, documents=1500, steps=120
+) -> Path:
+    def build(folder: Path) -> None:
+        texts = pretraining_text(documents, seed)
+        _build_model(folder, train_tokenizer(texts), architecture, shape, texts, seed, steps)
+        _write_card(folder, repo_id, licence)
+        text = f"A stand-in, made by the course's own code, under the licence {licence}.\n"
+        (folder / "LICENSE").write_text(text)
+
+    return _cached(name, cache, seed, build)
+
+
+def _build_model(folder: Path, tokenizer, architecture: str, shape: dict, texts: list[str], seed: int, steps: int):
+    """Pre-train a small model of an architecture on the texts, and save it with its tokenizer."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    texts = pretraining_text(3000, seed)
-    tokenizer = build_tokenizer(texts)
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=8192,
-        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-        tie_word_embeddings=False,
-        bos_token_id=bos,
-        eos_token_id=eos,
-    )
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    common = {"vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2}
+    common |= {"num_attention_heads": 2, "tie_word_embeddings": False, "eos_token_id": end}
+    common["bos_token_id"] = end if begin is None else begin  # Qwen's model names one, though its tokenizer does not
+    texts = [text.replace(END_TOKEN, tokenizer.eos_token) for text in texts]
     with torch.random.fork_rng(devices=[]):  # leaves the learner's own random state alone
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **common | shape))
         documents = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        pretrain(model, [token for document in documents for token in [bos, *document, eos]])
+        first = [] if begin is None else [begin]
+        pretrain(model, [token for document in documents for token in [*first, *document, end]], steps)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _write_card(folder, BASE_MODEL, "license: apache-2.0\ntags:\n- stand-in")
-    (folder / "LICENSE").write_text(
-        "A stand-in, made by the course's own code, under the course's licence: Apache-2.0.\n"
-    )
 
 
 def orpo_mix(cache: str | Path | None = None, seed: int = 0) -> Path:
@@ -259,10 +225,9 @@ def orpo_mix(cache: str | Path | None = None, seed: int = 0) -> Path:
             sides = {side: row["prompt"] + row[side] for side in ("chosen", "rejected")}
             rows.append({"source": "stand-in", **sides, "prompt": row["prompt"][-1]["content"]})
         _write_split(folder, "train", rows)
-        _write_card(folder, ORPO_MIX, "license: apache-2.0\ntags:\n- stand-in")
+        _write_card(folder, ORPO_MIX, "apache-2.0")
 
-    folder = _cache(cache) / f"orpo-mix-{VERSION}-seed{seed}"
-    return folder if folder.exists() else _build_whole(folder, build)
+    return _cached("orpo-mix", cache, seed, build)
 
 
 def dpo_mix(cache: str | Path | None = None, seed: int = 1) -> Path:
@@ -275,30 +240,74 @@ def dpo_mix(cache: str | Path | None = None, seed: int = 1) -> Path:
                 sides = {side: row["prompt"] + row[side] for side in ("chosen", "rejected")}
                 rows.append({"dataset": "stand-in", **sides, "chosen_rating": 5.0, "rejected_rating": 2.0})
             _write_split(folder, split, rows)
-        _write_card(folder, DPO_MIX, "license: mit\ntags:\n- stand-in")
+        _write_card(folder, DPO_MIX, "mit")
 
-    folder = _cache(cache) / f"dpo-mix-{VERSION}-seed{seed}"
-    return folder if folder.exists() else _build_whole(folder, build)
+    return _cached("dpo-mix", cache, seed, build)
 
 
-def publish(hub, cache: str | Path | None = None) -> None:
-    """Put every stand-in on a practice hub, under the real repository's name.
+def truthy_dpo(cache: str | Path | None = None, seed: int = 2) -> Path:
+    """Write 200 pairs in the schema of `jondurbin/truthy-dpo-v0.1`, some with a system message; return their folder."""
+
+    def build(folder: Path) -> None:
+        rows = []
+        for number, row in enumerate([row for row in preference_pairs(300, seed) if len(row["prompt"]) == 1][:200]):
+            system = "" if number % 3 else "You are an honest assistant."
+            sides = {side: row[side][0]["content"] for side in ("chosen", "rejected")}
+            named = {"id": f"stand-in-{number}", "source": "stand-in", "system": system}
+            rows.append({**named, "prompt": row["prompt"][0]["content"], **sides})
+        _write_split(folder, "train", rows)
+        _write_card(folder, TRUTHY_DPO, "cc-by-4.0")
+
+    return _cached("truthy-dpo", cache, seed, build)
+
+
+def hh_rlhf(cache: str | Path | None = None, seed: int = 3) -> Path:
+    """Write 200 + 40 pairs in the schema of `Anthropic/hh-rlhf`, and return their folder."""
+    speakers = {"user": "Human", "assistant": "Assistant"}
+
+    def transcript(messages: list[dict]) -> str:
+        return "".join(f"\n\n{speakers[message['role']]}: {message['content']}" for message in messages)
+
+    def build(folder: Path) -> None:
+        for split, count in (("train", 200), ("test", 40)):
+            pairs = preference_pairs(count, seed if split == "train" else seed + 1000)
+            sides = ("chosen", "rejected")
+            _write_split(folder, split, [{s: transcript(row["prompt"] + row[s]) for s in sides} for row in pairs])
+        _write_card(folder, HH_RLHF, "mit")
+
+    return _cached("hh-rlhf", cache, seed, build)
+
+
+# Name on the Hub: its type, what builds the stand-in, and the tag that the real one has.
+STAND_INS = {
+    BASE_MODEL: ("model", small_base, None),
+    PHI: ("model", small_phi, None),
+    QWEN: ("model", small_qwen2, None),
+    ORPO_MIX: ("dataset", orpo_mix, "v1.0"),
+    DPO_MIX: ("dataset", dpo_mix, None),
+    TRUTHY_DPO: ("dataset", truthy_dpo, None),
+    HH_RLHF: ("dataset", hh_rlhf, None),
+}
+
+
+def publish(hub, cache: str | Path | None = None, names: tuple[str, ...] = COURSE) -> None:
+    """Put stand-ins on a practice hub, under the real repositories' names.
 
     Args:
         hub: a `utils.practice_hub.PracticeHub`.
         cache: folder of the built stand-ins; `None` takes `~/.cache/orpo-course`.
+        names: which of `STAND_INS`.
     """
-    for repo_id, repo_type, build, tag in [
-        (BASE_MODEL, "model", small_base, None),
-        (ORPO_MIX, "dataset", orpo_mix, "v1.0"),
-        (DPO_MIX, "dataset", dpo_mix, None),
-    ]:
+    for repo_id in names:
+        repo_type, build, tag = STAND_INS[repo_id]
         hub.add_repo(repo_id, repo_type, exist_ok=True)
         hub.commit_folder(repo_id, build(cache), repo_type=repo_type, tag=tag, message="Add the stand-in")
 
 
-def _cache(cache: str | Path | None) -> Path:
-    return Path(cache) if cache else Path.home() / ".cache" / "orpo-course"
+def _cached(name: str, cache: str | Path | None, seed: int, build) -> Path:
+    """Return the folder of a stand-in, built now if the cache does not have it."""
+    folder = (Path(cache) if cache else Path.home() / ".cache" / "orpo-course") / f"{name}-{VERSION}-seed{seed}"
+    return folder if folder.exists() else _build_whole(folder, build)
 
 
 def _build_whole(folder: Path, build) -> Path:
@@ -321,6 +330,6 @@ def _write_split(folder: Path, split: str, rows: list[dict]) -> None:
     Dataset.from_list(rows).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
 
 
-def _write_card(folder: Path, repo_id: str, front_matter: str) -> None:
+def _write_card(folder: Path, repo_id: str, licence: str) -> None:
     text = f"# A stand-in for {repo_id}\n\nMade by code for practice offline; only its name and form are real.\n"
-    (folder / "README.md").write_text(f"---\n{front_matter}\n---\n\n{text}")
+    (folder / "README.md").write_text(f"---\nlicense: {licence}\ntags:\n- stand-in\n---\n\n{text}")
