@@ -1,4 +1,4 @@
-"""What the notebooks ask of their machine: device, secrets, the Hub, W&B, versions, parameters; and never a prompt."""
+"""What the notebooks ask of their machine: device, secrets, W&B, versions, parameters; and never a prompt."""
 
 import ast
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils import environment, hub_access, stand_ins
+from utils import environment
 
 ROOT = Path(__file__).parents[1]
 NAME = "COURSE_TEST_SECRET"
@@ -123,131 +123,6 @@ def test_a_pasted_line_end_is_not_part_of_a_secret(colab, monkeypatch, place):
     if place == "environment":
         monkeypatch.setenv(NAME, " practice-write\r\n")
     assert environment.find_token(NAME) == "practice-write"
-
-
-# --- the Hub ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def unreachable(monkeypatch):
-    """A Hub at a port where nothing listens."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-
-
-@pytest.mark.parametrize("role", ["write", "read"])
-def test_a_token_has_a_name_and_a_role(hub, role):
-    identity = hub_access.hub_identity(f"practice-{role}")
-    assert identity == {"name": "learner", "role": role, "namespaces": ["learner"]}
-
-
-def test_organisations_are_namespaces_too(monkeypatch):
-    me = {"name": "ada", "orgs": [{"name": "lab"}, {"name": "club"}]}
-    me["auth"] = {"accessToken": {"role": "fineGrained"}}
-    monkeypatch.setattr("huggingface_hub.HfApi.whoami", lambda self: me)
-    identity = hub_access.hub_identity("any")
-    assert identity == {"name": "ada", "role": "fineGrained", "namespaces": ["ada", "lab", "club"]}
-
-
-@pytest.mark.parametrize("token", [None, "hf_nobody_knows_this"], ids=["none", "unknown"])
-def test_without_a_valid_token_there_is_nobody(hub, token):
-    assert hub_access.hub_identity(token) is None
-
-
-def test_an_unreachable_hub_is_a_connection_error(unreachable):
-    with pytest.raises(ConnectionError, match=r"http://127\.0\.0\.1:9"):
-        hub_access.hub_identity("practice-write")
-
-
-def test_a_hub_that_fails_is_a_connection_error(hub):
-    hub.inject("whoami", status=500)
-    with pytest.raises(ConnectionError, match=hub.url):
-        hub_access.hub_identity("practice-write")
-
-
-def test_the_hubs_address(hub):
-    assert hub_access.hub_url() == hub.url
-
-
-def test_a_tag_resolves_to_its_commit(hub):
-    commit, note = hub_access.resolve_revision(stand_ins.ORPO_MIX, "v1.0", "dataset")
-    assert len(commit) == 40 and int(commit, 16)
-    assert note == "stand-in at 127.0.0.1"
-    assert hub_access.resolve_revision(stand_ins.ORPO_MIX, commit, "dataset")[0] == commit
-
-
-def test_a_revision_is_not_what_came_after_it(hub, tmp_path):
-    hub.add_repo("learner/moves")
-    (tmp_path / "config.json").write_text("{}")
-    first = hub.commit_folder("learner/moves", tmp_path, tag="v1")
-    (tmp_path / "config.json").write_text("[]")
-    second = hub.commit_folder("learner/moves", tmp_path)
-    assert hub_access.resolve_revision("learner/moves", "v1") == (first, "127.0.0.1")  # no stand-in
-    assert hub_access.resolve_revision("learner/moves")[0] == second != first
-
-
-def test_a_folder_or_file_is_local(tmp_path, unreachable):
-    file = tmp_path / "pairs.jsonl"
-    file.touch()
-    assert hub_access.resolve_revision(str(tmp_path)) == (None, "local")
-    assert hub_access.resolve_revision(str(file), "v1.0", "dataset") == (None, "local")
-
-
-def test_a_private_repository_needs_the_token(hub, tmp_path):
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    hub.add_repo("learner/private-model", private=True)
-    (tmp_path / "config.json").write_text("{}")
-    commit = hub.commit_folder("learner/private-model", tmp_path)
-    assert hub_access.resolve_revision("learner/private-model", token="practice-read")[0] == commit
-    with pytest.raises(RepositoryNotFoundError):
-        hub_access.resolve_revision("learner/private-model")
-
-
-def test_a_base_is_described_before_it_is_downloaded(hub):
-    before = len(hub.requests)
-    facts = hub_access.describe_base(stand_ins.BASE_MODEL)
-    files = hub.files(stand_ins.BASE_MODEL)
-    assert facts["commit"] == hub_access.resolve_revision(stand_ins.BASE_MODEL)[0]
-    assert (facts["host"], facts["licence"]) == ("stand-in at 127.0.0.1", "apache-2.0")
-    assert (facts["gate"], facts["may_download"]) == ("not gated", True)
-    assert facts["download_gb"] == pytest.approx(sum(file["size"] for file in files.values()) / 1e9)
-    assert not any("/resolve/" in path for _, path, _ in hub.requests[before:])
-
-
-def test_pickles_are_not_part_of_the_download(hub, tmp_path):
-    hub.add_repo("learner/pickled")
-    (tmp_path / "model.safetensors").write_bytes(b"s" * 1000)
-    commit = hub.commit_folder("learner/pickled", tmp_path)
-    lean = hub_access.describe_base("learner/pickled")
-    (tmp_path / "pytorch_model.bin").write_bytes(b"p" * 50_000)
-    (tmp_path / "model.gguf").write_bytes(b"g" * 50_000)
-    assert hub.commit_folder("learner/pickled", tmp_path) != commit
-    assert hub_access.describe_base("learner/pickled")["download_gb"] == lean["download_gb"]
-    assert lean["licence"] == "not stated"
-
-
-def test_a_gated_base_is_open_to_those_who_accepted(hub, tmp_path):
-    repo = "meta-llama/gated-base"
-    hub.add_repo(repo, gated=True)
-    (tmp_path / "README.md").write_text("---\nlicense: llama3\n---\n")
-    hub.commit_folder(repo, tmp_path)
-    for token in (None, "practice-read"):
-        facts = hub_access.describe_base(repo, token)
-        assert facts["may_download"] is False and "no access" in facts["gate"]
-    assert facts["licence"] == "llama3" and len(facts["commit"]) == 40
-    hub.accept(repo, "learner")
-    facts = hub_access.describe_base(repo, "practice-read")
-    assert facts["may_download"] is True and "gated" in facts["gate"] and "no access" not in facts["gate"]
-    assert hub_access.describe_base(repo)["may_download"] is False
-
-
-def test_a_local_base_needs_no_hub(small_base, unreachable):
-    facts = hub_access.describe_base(str(small_base))
-    assert (facts["commit"], facts["host"], facts["may_download"]) == (None, "local", True)
-    size = sum(path.stat().st_size for path in small_base.rglob("*") if path.is_file())
-    assert facts["download_gb"] == pytest.approx(size / 1e9)
-    assert set(facts) == {"commit", "host", "licence", "gate", "may_download", "download_gb"}
 
 
 # --- W&B -------------------------------------------------------------------------------------------------------

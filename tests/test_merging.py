@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 
-from utils import environment, hub_access, merging, model_loading, stand_ins
+from utils import merging, model_loading, stand_ins
 
 RUN = {
     "recipe": {
@@ -73,24 +73,6 @@ def test_a_nan_in_the_adapter_stops_the_merge(adapted):
         adapted.merge_and_unload(safe_merge=True)
 
 
-@pytest.mark.parametrize(
-    ("token", "repo_id", "message"),
-    [
-        (None, "learner/x", "no Hub token"),
-        ("not-a-token", "learner/x", "no Hub token that works"),
-        ("practice-read", "learner/x", "may only read"),
-        ("practice-write", "somebody-else/x", "cannot write to somebody-else/x"),
-    ],
-)
-def test_a_push_that_would_be_refused_is_refused_first(hub, token, repo_id, message):
-    with pytest.raises(PermissionError, match=message):
-        hub_access.check_can_push(hub_access.hub_identity(token), "learner/ok", repo_id)
-
-
-def test_a_token_that_may_write_passes(hub):
-    hub_access.check_can_push(hub_access.hub_identity("practice-write"), "learner/x")
-
-
 @pytest.fixture
 def adapter_folder(adapted, tokenizer, tmp_path):
     """A saved adapter among files that must never be published."""
@@ -146,17 +128,6 @@ def test_a_bit_flipped_on_the_way_up_is_refused(hub, tmp_path):
     assert set(hub.files("learner/upload")) == {".gitattributes"}
     merging.push(tmp_path, "learner/upload", merging.ADAPTER_FILES, "practice-write")
     assert "adapter_model.safetensors" in hub.files("learner/upload")
-
-
-def test_the_adapter_is_found_by_folder_and_by_hub_id(hub, adapter_folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="03_train_with_orpo"):
-        merging.find_adapter(None, tmp_path / "no-run")
-    folder, run, prompts = merging.find_adapter(str(adapter_folder), tmp_path)
-    assert folder == adapter_folder and run == RUN
-    assert [messages[-1]["content"] for messages in prompts] == environment.course_prompts()
-    merging.push(adapter_folder, "learner/found", merging.ADAPTER_FILES, "practice-write")
-    folder, run, _ = merging.find_adapter("learner/found", tmp_path / "no-run", "practice-write")
-    assert run == RUN and (folder / "adapter_model.safetensors").exists()
 
 
 def test_the_card_states_the_terms_of_llama_3():

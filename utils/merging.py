@@ -5,9 +5,10 @@ is not on the list.
 """
 
 import hashlib
-import json
 from fnmatch import fnmatch
 from pathlib import Path
+
+from utils import hub_access
 
 TEXT_FILES = [
     "README.md",
@@ -121,18 +122,25 @@ def model_card(repo_id: str, run: dict, parity: dict[str, float] | None = None) 
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    llama3 = "llama-3" in run["recipe"]["base_model"].lower()
+    base, public = run["recipe"]["base_model"], run["revisions"]["base_model"] is not None
+    llama3, licence = "llama-3" in base.lower(), run.get("licence")
     data = ModelCardData(
-        base_model=run["recipe"]["base_model"],
-        datasets=[run["recipe"]["dataset"]],
+        base_model=base if public else None,  # a folder's path is nobody else's business
+        datasets=[run["recipe"]["dataset"]] if run["revisions"]["dataset"] else None,
         library_name="transformers" if parity else "peft",
-        license="llama3" if llama3 else None,
+        license="llama3" if llama3 else licence if public and licence != "not stated" else None,
         pipeline_tag="text-generation",
         tags=["orpo", "trl"],
     )
     template = Path(__file__).with_name("model_card.md")
     name = repo_id.split("/")[-1]
-    return str(ModelCard.from_template(data, str(template), name=name, run=run, parity=parity, llama3=llama3))
+    sources = {
+        part: run["recipe"][key] if run["revisions"][key] else Path(run["recipe"][key]).name
+        for part, key in (("base", "base_model"), ("data", "dataset"))
+    }
+    return str(
+        ModelCard.from_template(data, str(template), name=name, run=run, parity=parity, llama3=llama3, **sources)
+    )
 
 
 def push(folder: Path, repo_id: str, allow: list[str], token: str | None, private: bool = True) -> str:
@@ -150,12 +158,8 @@ def push(folder: Path, repo_id: str, allow: list[str], token: str | None, privat
     """
     from huggingface_hub import HfApi
 
-    api = HfApi(token=token)
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    commit = api.upload_folder(
-        folder_path=folder, repo_id=repo_id, allow_patterns=allow, commit_message=f"Upload {repo_id.split('/')[-1]}"
-    )
-    return commit.oid
+    HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True)
+    return hub_access.commit_files(folder, repo_id, allow, token)
 
 
 def pull_and_verify(
@@ -201,38 +205,3 @@ def sha256(path: Path) -> str:
     """Return the sha256 of a file as 64 hex digits, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def find_adapter(given: str | None, run_folder: Path, token: str | None = None) -> tuple[Path, dict, list[list[dict]]]:
-    """Find a trained adapter, the record of its run, and prompts that it was not trained on.
-
-    Args:
-        given: folder with an adapter in it, Hub id of one, or `None` for the one in `run_folder`.
-        run_folder: where notebook 03 leaves its run.
-        token: Hub token for a private adapter.
-
-    Returns:
-        (folder of the adapter, contents of `run.json`, conversations it was not trained on: those that the run kept, or
-        else the course's five prompts).
-
-    Raises:
-        FileNotFoundError: saying which notebook makes it, and how to keep it.
-    """
-    from huggingface_hub import snapshot_download
-
-    from utils.environment import course_prompts
-
-    folder = run_folder / "adapter" if given is None else Path(given)
-    if given is not None and not folder.exists():
-        folder = run_folder.parent / "adapter"  # a copy of its own, not the cache: files are added to it
-        snapshot_download(given, token=token, allow_patterns=ADAPTER_FILES, local_dir=folder)
-    if not (folder / "adapter_config.json").exists() or not (folder / "run.json").exists():
-        raise FileNotFoundError(
-            f"There is no adapter with its run.json in {folder}. Run 03_train_with_orpo first, on this machine or with "
-            "ARTIFACTS on a Drive folder, and give the same ARTIFACTS here; or name a folder or Hub id in ADAPTER."
-        )
-    run = json.loads((folder / "run.json").read_text())
-    held_out = folder.parent / "held_out.json"
-    if held_out.exists():
-        return folder, run, json.loads(held_out.read_text())
-    return folder, run, [[{"role": "user", "content": prompt}] for prompt in course_prompts()]
