@@ -3,6 +3,7 @@
 `huggingface_hub` reads HF_ENDPOINT, HF_HOME and HF_HUB_DISABLE_XET when it is imported: they are set at the top.
 """
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -62,3 +63,34 @@ def course(tmp_path_factory) -> tuple[dict, Path]:
 
     output = tmp_path_factory.mktemp("course")
     return run_course(output=output), output
+
+
+@pytest.fixture
+def run(hub, tmp_path):
+    """Run a notebook alone on the session's hub: `run("03", BETA=0.2)`; what it makes goes into `tmp_path`.
+
+    Beside parameters it takes `output`, a folder, and `environment`, variables for the kernel; it returns the figures
+    that the notebook recorded, and 03 and 05 get the small values of `make course`.
+    """
+    from utils import course as runner
+
+    def run_one(number: str, output: Path = tmp_path, environment: dict | None = None, **parameters) -> dict:
+        (path,) = [path for path in runner.select() if path.name.startswith(number)]
+        output.mkdir(exist_ok=True)
+        settings = runner.practice_environment(hub.url, output / "home") | (environment or {})
+        given = runner.PARAMETERS.get(number, {}) | {"ARTIFACTS": str(output)} | parameters
+        return runner.run_notebook(path, output / path.name, given, settings)
+
+    return run_one
+
+
+@pytest.fixture
+def write_pairs(tmp_path):
+    """Write rows into a file of JSON lines, and return its name."""
+
+    def write(rows: list[dict]) -> str:
+        path = tmp_path / "pairs.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+        return str(path)
+
+    return write

@@ -343,10 +343,31 @@ def test_a_spare_token_pads(roles, special, expected):
     assert tokenizer.get_vocab() == vocabulary
 
 
-def test_without_a_spare_token_the_error_names_what_there_is():
+@pytest.mark.parametrize("rows", [None, 5])
+def test_without_a_spare_token_or_row_the_error_names_what_there_is(rows):
     tokenizer = word_tokenizer({"bos_token": "<s>", "eos_token": "</s>"}, "<s>", "</s>", "<tool>")
-    with pytest.raises(ValueError, match=r"some/base.*<tool>.*Set tokenizer\.pad_token"):
-        chat_format.prepare_tokenizer(tokenizer)
+    with pytest.raises(ValueError, match=r"some/base.*<tool>.*5 tokens leave no row of the embeddings free"):
+        chat_format.prepare_tokenizer(tokenizer, rows)
+
+
+def test_a_spare_row_of_the_embeddings_pads():
+    """As in Phi-2, whose only special token is begin, end and unknown at once."""
+    tokenizer = word_tokenizer({"bos_token": "<e>", "eos_token": "<e>", "unk_token": "<e>"}, "<e>")
+    chat_format.prepare_tokenizer(tokenizer, embedding_rows=4)
+    assert tokenizer.pad_token == "<|pad|>" and tokenizer.pad_token_id == 3 and tokenizer.eos_token == "<e>"
+    assert len(tokenizer) == 4
+
+
+@pytest.mark.parametrize("part", ["prompt", "chosen", "rejected"])
+def test_a_message_with_the_text_of_a_special_token_is_told(tokenizer, part):
+    pair = {
+        "prompt": [{"role": "user", "content": "Hi?"}],
+        "chosen": [{"role": "assistant", "content": "Yes."}],
+        "rejected": [{"role": "assistant", "content": "No."}],
+    }
+    assert chat_format.special_text_problem(pair, tokenizer) is None
+    pair[part][-1]["content"] += f" The token {tokenizer.eos_token} ends a text."
+    assert chat_format.special_text_problem(pair, tokenizer) == "text of a special token"
 
 
 def test_without_an_end_token_there_is_no_training():

@@ -5,76 +5,54 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PhiConfig, Qwen2Config
 
-from utils import memory
+from utils import memory, model_loading
 from utils.profiles import PROFILES
 from utils.recipes import ATTENTION, MLP, RECIPES
 
-LLAMA_3_8B = LlamaConfig(**memory.LLAMA_3_8B)
-NORMS = (2 * 32 + 1) * 4096
+LLAMA_3_8B = model_loading.skeleton(LlamaConfig(**memory.LLAMA_3_8B))
+SEVEN = ATTENTION + MLP
+SMALL = {"vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPES = {
-    "Llama 3 8B": LLAMA_3_8B,
-    "every head has its keys": LlamaConfig(
-        vocab_size=320, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4
-    ),
-    "tied head": LlamaConfig(
-        vocab_size=320,
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    ),
-    "heads of their own size": LlamaConfig(
-        vocab_size=320,
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=1,
-        head_dim=32,
-    ),
+    "every head has its keys": LlamaConfig(**SMALL, intermediate_size=160),
+    "tied head": LlamaConfig(**SMALL, intermediate_size=160, num_key_value_heads=2, tie_word_embeddings=True),
+    "heads of their own size": LlamaConfig(**SMALL, intermediate_size=160, num_key_value_heads=1, head_dim=32),
+    "Phi, a head with a bias": PhiConfig(**SMALL, intermediate_size=160),
+    "Qwen2, tied, biases": Qwen2Config(**SMALL, intermediate_size=160, tie_word_embeddings=True),
+    "GPT-2, transposed layers": GPT2Config(vocab_size=320, n_embd=64, n_layer=2, n_head=4),
 }
 
 
 def gb(**changes) -> dict[str, float]:
     """Predict for Llama 3 8B as the article trained it, with changes."""
-    return memory.predict(**{"config": LLAMA_3_8B, "micro_batch": 2, "max_length": 1024, "dtype": "bfloat16"} | changes)
+    given = {"micro_batch": 2, "max_length": 1024, "dtype": "bfloat16"} | changes
+    return memory.predict(LLAMA_3_8B, SEVEN, **given)
 
 
 # --- weights ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-def test_weights_are_those_of_the_real_model(config):
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    counted = memory.count_weights(config)
-    linear = [module for name, module in model.named_modules() if name.endswith("_proj")]
-    norms = sum(p.numel() for name, p in model.named_parameters() if "norm" in name)
-    assert counted["layers"] == sum(module.weight.numel() for module in linear)
+def test_every_weight_is_counted_once_and_lora_is_what_peft_trains(config):
+    from peft import LoraConfig, get_peft_model
+
+    model = AutoModelForCausalLM.from_config(config)
+    targets = model_loading.linear_layers(model)
+    counted = memory.count_weights(model_loading.skeleton(config), targets, lora_r=4)
+    assert sum(counted[part] for part in ("layers", "embeddings", "head", "other")) == model.num_parameters()
     assert counted["embeddings"] == model.get_input_embeddings().weight.numel()
-    # parameters() counts a tied head once
-    assert counted["layers"] + counted["embeddings"] + counted["head"] == model.num_parameters() - norms
+    assert counted["head"] == (0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size)
+    assert 0 < counted["other"] < 0.05 * counted["layers"]
+    model = get_peft_model(model, LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM"))
+    assert counted["lora"] == model.get_nb_trainable_parameters()[0]
 
 
 def test_the_published_size_of_llama_3_8b():
-    counted = memory.count_weights(LLAMA_3_8B)
-    assert counted["layers"] + counted["embeddings"] + counted["head"] + NORMS == 8_030_261_248
-    assert counted["lora"] == 41_943_040
-
-
-@pytest.mark.parametrize("rank", [16, 4])
-def test_lora_is_what_peft_trains(small_base, rank):
-    from peft import LoraConfig, get_peft_model
-
-    model = AutoModelForCausalLM.from_pretrained(small_base)
-    counted = memory.count_weights(model.config, lora_r=rank)
-    model = get_peft_model(model, LoraConfig(r=rank, target_modules=list(ATTENTION + MLP), task_type="CAUSAL_LM"))
-    trainable, _ = model.get_nb_trainable_parameters()
-    assert counted["lora"] == trainable
+    counted = memory.count_weights(LLAMA_3_8B, SEVEN)
+    assert sum(counted[part] for part in ("layers", "embeddings", "head", "other")) == 8_030_261_248
+    assert counted["layers"] == 6_979_321_856 and counted["lora"] == 41_943_040
+    assert counted["lora"] > memory.count_weights(LLAMA_3_8B, ATTENTION)["lora"] > 0
 
 
 # --- the prediction --------------------------------------------------------------------------------------------
@@ -83,7 +61,7 @@ def test_lora_is_what_peft_trains(small_base, rank):
 def test_the_articles_run_fits_an_l4_as_published():
     """The article measured about 20 GB on an L4; the GPU has 23.7."""
     l4, recipe = PROFILES["l4"], RECIPES["article-llama3"]
-    parts = memory.predict(LLAMA_3_8B, l4.micro_batch, recipe.max_length, l4.dtype, l4.recompute, recipe.lora_r)
+    parts = memory.predict(LLAMA_3_8B, SEVEN, l4.micro_batch, recipe.max_length, l4.dtype, l4.recompute, recipe.lora_r)
     assert 15 < sum(parts.values()) < 23
 
 
@@ -179,7 +157,7 @@ def test_the_alt_text_names_every_profile_with_its_verdict(close_figures):
 
 def test_a_small_base_is_drawn_in_megabytes(small_base, close_figures):
     recipe = replace(RECIPES["course-llama3"], max_length=128)
-    budgets = memory.budgets(AutoConfig.from_pretrained(small_base), recipe, PROFILES)
+    budgets = memory.budgets(model_loading.skeleton(AutoConfig.from_pretrained(small_base)), recipe, PROFILES)
     figure, alt = memory.plot_budgets(budgets, PROFILES)
     largest = max(sum(budget.values()) for budget in budgets.values())
     assert largest < 1 and "MB" in figure.axes[0].get_xlabel()

@@ -39,6 +39,10 @@ MODULE_LINES_OF = {"practice_hub": 360, "practice_repositories": 330, "fused_orp
 SHARED = {"environment", "figures"}
 MAY_IMPORT = {
     "preference_data": {"chat_format"},
+    "keeping": {"hub_access"},
+    "merging": {"hub_access"},
+    "preflight": {"memory", "model_loading", "profiles", "recipes"},  # it foretells what they will do
+    "stand_ins": {"small_world"},
     "practice_hub": {"practice_repositories", "practice_storage"},
     "practice_storage": {"practice_repositories"},
 }

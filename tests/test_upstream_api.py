@@ -66,6 +66,7 @@ KWARGS_GO_TO = {
     ],
     "<model>.generate": ["<base>.generate", "transformers.GenerationConfig.__init__"],
     "<base>.generate": ["transformers.GenerationConfig.__init__"],
+    "datasets.get_dataset_config_names": ["datasets.DownloadConfig"],
     "huggingface_hub.ModelCard.from_template": ["model_card.md"],  # its variables
 }
 
@@ -203,7 +204,7 @@ def real(tmp_path_factory) -> dict:
 
     from utils import chat_format, stand_ins
 
-    untouched = stand_ins.build_tokenizer(stand_ins.pretraining_text(100, seed=0))
+    untouched = stand_ins.llama_3_tokenizer(stand_ins.pretraining_text(100, seed=0))
     tokenizer = chat_format.prepare_tokenizer(copy.deepcopy(untouched))
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     torch.manual_seed(0)

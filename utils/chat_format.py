@@ -17,31 +17,39 @@ CHAT_TEMPLATE = (
 ROLE_COLOURS = {"prompt": "#e5e5e5", "chosen": "#b8dcee", "rejected": "#f5d3ae", "padding": "#ffffff"}
 
 
-def prepare_tokenizer(tokenizer):
+def prepare_tokenizer(tokenizer, embedding_rows: int | None = None):
     """Give a tokenizer the course's chat template and a pad token of its own, and return it.
 
     Args:
-        tokenizer: of a base model; changed in place, no token is added.
+        tokenizer: of a base model; changed in place.
+        embedding_rows: of the base; see `choose_pad_token`.
 
     Raises:
-        ValueError: if the tokenizer has no end token, or no token that could pad.
+        ValueError: see `choose_pad_token`.
+    """
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.add_special_tokens({"pad_token": choose_pad_token(tokenizer, embedding_rows)})
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def choose_pad_token(tokenizer, embedding_rows: int | None = None) -> str:
+    """Choose a pad token that is not the end token, which would be masked and never learnt, and that has a row already.
+
+    Its own, else a special token that text never holds, else a new one, if the embeddings have more rows than the
+    tokenizer has tokens, as Phi-2's have: nothing is resized.
+
+    Args:
+        tokenizer: of a base model; left as it is.
+        embedding_rows: `vocab_size` of the base's configuration; `None` if it is not known.
+
+    Raises:
+        ValueError: if there is no end token, or if every special token is taken, and there is no row to spare.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"{tokenizer.name_or_path} has no end token, so no answer could ever stop. Choose another base model."
         )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.pad_token = choose_pad_token(tokenizer)
-    tokenizer.padding_side = "right"
-    return tokenizer
-
-
-def choose_pad_token(tokenizer) -> str:
-    """Choose a pad token that exists already and is not the end token, which would be masked and never learnt.
-
-    Raises:
-        ValueError: if every special token is taken.
-    """
     if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return tokenizer.pad_token
     taken = {tokenizer.eos_token_id, tokenizer.bos_token_id}
@@ -52,9 +60,11 @@ def choose_pad_token(tokenizer) -> str:
         for token in special.values():
             if wanted in token:
                 return token
+    if embedding_rows is not None and len(tokenizer) < embedding_rows:
+        return "<|pad|>"
     raise ValueError(
-        f"{tokenizer.name_or_path} has no spare special token to pad with (it has {sorted(special.values())}). "
-        "Set tokenizer.pad_token to a token that your data never contains."
+        f"{tokenizer.name_or_path} has no spare special token to pad with (it has {sorted(special.values())}), and its "
+        f"{len(tokenizer)} tokens leave no row of the embeddings free. Choose a base that has one or the other."
     )
 
 
@@ -88,6 +98,16 @@ def length_problem(pair: dict, tokenizer, max_length: int, truncate_answers: boo
     if prompt + max(chosen, rejected) > max_length and not truncate_answers:
         return "answer too long"
     return None
+
+
+def special_text_problem(pair: dict, tokenizer) -> str | None:
+    """Say that a message holds the text of a special token, or return `None`.
+
+    The tokenizer makes the token of such a text: a `</s>` in a lesson on HTML would end the answer there.
+    """
+    texts = [message["content"] for part in ("prompt", "chosen", "rejected") for message in pair[part]]
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return "text of a special token" if any(token in text for token in special for text in texts) else None
 
 
 def show_batch(batch: dict, tokenizer, rows: int = 1, max_tokens: int = 160) -> str:

@@ -20,45 +20,45 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 LOGITS_BYTES = 18
 
 
-def count_weights(config, lora_r: int = 16) -> dict[str, int]:
-    """Count the weights of a Llama-like decoder by part.
+def count_weights(model, target_modules, lora_r: int = 16) -> dict[str, int]:
+    """Count the weights of a decoder by part.
 
     Args:
-        config: `transformers` configuration.
-        lora_r: rank of LoRA on all seven projections.
+        model: a causal language model, or its `utils.model_loading.skeleton`.
+        target_modules: names of the linear layers that get LoRA.
+        lora_r: rank of LoRA.
 
     Returns:
-        Weights in `layers`, `embeddings`, `head` (0 if tied) and `lora`.
+        Weights in `layers` (matrices, which are stored in 4 bits), `embeddings`, `head` (0 if tied), `other` (norms and
+        biases) and `lora`.
     """
-    hidden, mlp, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or hidden // heads
-    queries, keys = heads * head_dim, (getattr(config, "num_key_value_heads", None) or heads) * head_dim
-    projections = [
-        (hidden, queries),
-        (hidden, keys),
-        (hidden, keys),
-        (queries, hidden),
-        (hidden, mlp),
-        (hidden, mlp),
-        (mlp, hidden),
-    ]
-    embeddings = config.vocab_size * hidden
-    return {
-        "layers": layers * sum(inputs * outputs for inputs, outputs in projections),
-        "embeddings": embeddings,
-        "head": 0 if config.tie_word_embeddings else embeddings,
-        "lora": layers * lora_r * sum(inputs + outputs for inputs, outputs in projections),
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = head.weight is embeddings.weight or model.config.tie_word_embeddings
+    matrices = {
+        name: module.weight
+        for name, module in model.named_modules()
+        if module not in (head, embeddings) and getattr(module, "weight", None) is not None and module.weight.ndim == 2
+    }
+    counts = {
+        "layers": sum(weight.numel() for weight in matrices.values()),
+        "embeddings": embeddings.weight.numel(),
+        "head": 0 if tied else head.weight.numel(),
+    }
+    targets = [weight for name, weight in matrices.items() if name.split(".")[-1] in target_modules]
+    return counts | {
+        "other": model.num_parameters() - sum(counts.values()),
+        "lora": lora_r * sum(sum(weight.shape) for weight in targets),
     }
 
 
 def predict(
-    config, micro_batch: int, max_length: int, dtype: str, recompute: bool = True, lora_r: int = 16
+    model, target_modules, micro_batch: int, max_length: int, dtype: str, recompute: bool = True, lora_r: int = 16
 ) -> dict[str, float]:
     """Predict the peak memory of training by part.
 
     Args:
-        config: `transformers` configuration of the base.
+        model: the base, or its `utils.model_loading.skeleton`.
+        target_modules: names of the linear layers that get LoRA.
         micro_batch: pairs in one forward pass; each is two rows.
         max_length: tokens of the longest row.
         dtype: "bfloat16", "float16" or "float32", of everything that is neither 4-bit nor LoRA.
@@ -68,14 +68,15 @@ def predict(
     Returns:
         GB (10^9 bytes) by part; their sum is the predicted peak.
     """
-    weights, width = count_weights(config, lora_r), DTYPE_BYTES[dtype]
+    config, weights, width = model.config, count_weights(model, target_modules, lora_r), DTYPE_BYTES[dtype]
     tokens = 2 * micro_batch * max_length
     # One layer keeps about ten rows of the hidden size and four of the MLP for its backward pass; recomputation keeps
     # that for one layer, and one row of the hidden size for each of the others.
-    per_layer = tokens * (10 * config.hidden_size + 4 * config.intermediate_size) * width
+    mlp = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    per_layer = tokens * (10 * config.hidden_size + 4 * mlp) * width
     kept = tokens * config.hidden_size * width * config.num_hidden_layers
     parts = {
-        "weights, 4 bits": weights["layers"] * (0.5 + 0.016),  # and one 8-bit scale for 64 weights
+        "weights, 4 bits": weights["layers"] * (0.5 + 0.016) + weights["other"] * width,  # one 8-bit scale for 64
         "embeddings": weights["embeddings"] * width,
         "head": weights["head"] * width,
         "LoRA and its gradients": weights["lora"] * 8,
@@ -86,17 +87,18 @@ def predict(
     return {part: size / 1e9 for part, size in parts.items()}
 
 
-def budgets(config, recipe, profiles: dict) -> dict[str, dict[str, float]]:
+def budgets(model, recipe, profiles: dict) -> dict[str, dict[str, float]]:
     """Predict the parts of the peak for every profile, each with its own dtype and pairs in a pass.
 
     Args:
-        config: `transformers` configuration of the base.
+        model: the base, or its `utils.model_loading.skeleton`.
         recipe: a `utils.recipes.Recipe`.
         profiles: name -> `utils.profiles.Profile`.
     """
     return {
         name: predict(
-            config,
+            model,
+            recipe.target_modules,
             min(profile.micro_batch, recipe.effective_batch),
             recipe.max_length,
             profile.dtype,

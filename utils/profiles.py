@@ -19,17 +19,21 @@ class Profile:
     why_micro_batch: str
     recompute: bool  # compute the layers again in the backward pass instead of keeping their activations
     why_recompute: str
+    hours: float  # of 1,000 pairs on Llama 3 8B: published for the L4, scaled by the cards' peak rates for the others
 
 
 # 32 layers x (10 x 4,096 + 4 x 14,336 numbers) x 2 bytes, as `memory.predict` counts them
 _KEPT = "kept, an 8B base's activations would take 6 MB a token"
+# 340 h: 1.3 million padded tokens x 6 x 8.03 billion operations, at 50 billion a second
 _CPU = Profile(
-    "cpu", (), 0.0, "float32", 4, "small bases only: fewer, larger passes", False, "RAM is plenty for a small base"
+    "cpu", (), 0.0, "float32", 4, "small bases only: fewer, larger passes", False, "RAM is plenty for a small base", 340
 )
-_T4 = Profile("t4", ("T4",), 15.8, "float16", 1, "16 GB hold the logits of one pair", True, _KEPT)
-_L4 = Profile("l4", ("L4",), 23.7, "bfloat16", 2, "24 GB hold the logits of two pairs", True, _KEPT)
-_A100 = Profile("a100", ("A100",), 42.3, "bfloat16", 4, "40 GB hold the logits of four pairs", True, _KEPT)
-_H100 = Profile("h100", ("H100", "H200"), 85.0, "bfloat16", 8, "80 GB hold the logits of the whole step", True, _KEPT)
+_T4 = Profile("t4", ("T4",), 15.8, "float16", 1, "16 GB hold the logits of one pair", True, _KEPT, 3.7)
+_L4 = Profile("l4", ("L4",), 23.7, "bfloat16", 2, "24 GB hold the logits of two pairs", True, _KEPT, 2.0)
+_A100 = Profile("a100", ("A100",), 42.3, "bfloat16", 4, "40 GB hold the logits of four pairs", True, _KEPT, 0.75)
+_H100 = Profile(
+    "h100", ("H100", "H200"), 85.0, "bfloat16", 8, "80 GB hold the logits of the whole step", True, _KEPT, 0.25
+)
 PROFILES = {profile.name: profile for profile in (_CPU, _T4, _L4, _A100, _H100)}
 
 

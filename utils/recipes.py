@@ -19,6 +19,8 @@ class Recipe:
     base_model: str = "NousResearch/Meta-Llama-3-8B"
     dataset: str = "mlabonne/orpo-dpo-mix-40k"
     dataset_revision: str | None = "v1.0"
+    dataset_config: str | None = None
+    dataset_split: str = "train"
     num_pairs: int | None = 1000
     num_eval_pairs: int = 200
     learning_rate: float = 8e-5
@@ -41,6 +43,8 @@ DEFAULT_SOURCES = {
     "base_model": "ungated mirror of meta-llama/Meta-Llama-3-8B",
     "dataset": LABONNE,
     "dataset_revision": "the 39,703 rows of the article; main has 44,245",
+    "dataset_config": "the data set has only one",
+    "dataset_split": "its only one",
     "num_pairs": LABONNE,
     "num_eval_pairs": "an accuracy from 200 rows is known within 7 points, from 10 rows within 31 (95 %, binomial)",
     "learning_rate": "TRL's ORPO example script for LoRA; the article's 8e-6 is a rate for full fine-tuning",
@@ -107,10 +111,38 @@ def resolve(name: str, **parameters) -> tuple[Recipe, dict[str, str]]:
         raise ValueError(f"A recipe has no value {', '.join(sorted(unknown))}. It has: {', '.join(sorted(known))}.")
     given = {key: value for key, value in parameters.items() if value is not None}
     changed = {}
-    if given.get("dataset", recipe.dataset) != recipe.dataset:  # the recipe's tag says nothing about another data set
-        recipe, changed = replace(recipe, dataset_revision=None), {"dataset_revision": "what main is today"}
+    if given.get("dataset", recipe.dataset) != recipe.dataset:  # the recipe's tag and number say nothing about it
+        recipe = replace(recipe, dataset_revision=None, num_pairs=None)
+        changed = {"dataset_revision": "what main is today", "num_pairs": "all of your data"}
     sources = DEFAULT_SOURCES | dict(recipe.sources) | changed | {key: "your parameter" for key in given}
     return replace(recipe, **given), sources
+
+
+def fit_to_base(
+    recipe: Recipe, sources: dict[str, str], context: int | None, modules: list[str]
+) -> tuple[Recipe, dict[str, str]]:
+    """Adapt a recipe to what a base can do: its context, and the names of its linear layers.
+
+    Args:
+        recipe, sources: of `resolve`.
+        context: the most tokens that the base reads, its `max_position_embeddings`; `None` if it sets no bound.
+        modules: names of its linear layers, see `utils.model_loading.linear_layers`.
+
+    Returns:
+        (recipe, source of each value), the same ones if nothing had to change.
+
+    Example:
+        >>> recipe, source = fit_to_base(*resolve("course-llama3"), 512, ["c_attn", "c_proj"])
+        >>> recipe.max_length, recipe.target_modules
+        (512, ('c_attn', 'c_proj'))
+    """
+    if context is not None and context < recipe.max_length:
+        sources = sources | {"max_length": f"this base reads no more; {recipe.max_length} were asked for"}
+        recipe = replace(recipe, max_length=context)
+    if missing := [name for name in recipe.target_modules if name not in modules]:
+        sources = sources | {"target_modules": f"all linear layers of this base, which has no {', '.join(missing)}"}
+        recipe = replace(recipe, target_modules=tuple(modules))
+    return recipe, sources
 
 
 def as_rows(recipe: Recipe, sources: dict[str, str]) -> list[dict[str, str]]:

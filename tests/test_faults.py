@@ -1,0 +1,253 @@
+"""Faults and bad input, put into the real notebooks through the real client: each ends in one sentence, and early.
+
+What a fault does inside one helper is tested with that helper.
+"""
+
+import json
+import re
+import secrets
+import shutil
+import string
+
+import pytest
+from transformers import LlamaConfig
+
+from utils import course as runner
+from utils import hub_access, memory, stand_ins
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def stopped(run, hub):
+    """Run a notebook that must stop before any weights move, and return the last line of its error."""
+
+    def stop(number: str, kind: str, **parameters) -> str:
+        seen = len(hub.requests)
+        with pytest.raises(runner.NotebookFailed) as error:
+            run(number, **parameters)
+        assert not [path for method, path, _ in hub.requests[seen:] if ".safetensors" in path and method == "GET"]
+        name, _, message = str(error.value).split("\n\n")[-1].partition(": ")
+        assert name == kind, str(error.value)
+        return message
+
+    return stop
+
+
+@pytest.fixture
+def put(hub, small_base, tmp_path):
+    """Put a copy of the small base on the Hub, with changes to its folder: `put(name, change, **repository)`."""
+
+    def put_one(name, change=lambda folder: None, **repository):
+        folder = shutil.copytree(small_base, tmp_path / name.replace("/", "-"))
+        change(folder)
+        hub.add_repo(name, exist_ok=True, **repository)
+        hub.commit_folder(name, folder)
+        return name
+
+    return put_one
+
+
+def rows(count: int = 40) -> list[dict]:
+    return [row | {"source": "my-notes"} for row in stand_ins.preference_pairs(count, seed=21)]
+
+
+# --- rows ------------------------------------------------------------------------------------------------------
+
+
+def test_equal_empty_and_special_answers_are_dropped_and_counted(run, write_pairs, tmp_path):
+    data = rows(60)
+    for number in (3, 14):
+        data[number]["rejected"] = data[number]["chosen"]
+    data[25]["chosen"][0]["content"] = "  "
+    data[36]["rejected"][0]["content"] = ""
+    data[47]["chosen"][0]["content"] += "<|end_of_text|> and more"
+    run("03", DATASET=write_pairs(data), NUM_PAIRS=None)
+    report = json.loads((tmp_path / "run" / "run.json").read_text())["report"]
+    expected = {"equal answers": 2, "empty answer": 2, "text of a special token": 1}
+    assert {reason: report["dropped"].get(reason) for reason in expected} == expected
+    assert report["examined"] == 60 == sum(report["kept"].values()) + sum(report["dropped"].values())
+
+
+@pytest.mark.parametrize(
+    "column, value, told",
+    [("chosen", None, "is None"), ("rejected", [], r"is \[\]"), ("chosen", 7, "is missing|is 7")],
+    ids=["None", "empty list", "missing"],
+)
+def test_a_broken_row_is_named_with_source_row_and_column(stopped, write_pairs, column, value, told):
+    data = rows()
+    data[17][column] = value
+    if value == 7:  # JSON lines of one type a column: the column is gone from every row
+        data = [{key: row[key] for key in row if key != column} for row in data]
+    message = stopped("03", "ValueError", DATASET=write_pairs(data), NUM_PAIRS=None)
+    row = r"\d+" if value == 7 else 17
+    assert re.match(rf"Row {row} \(counted from 0\) of train, source 'my-notes': column {column} ({told})", message)
+    assert "A pair may stand in four forms" in message
+
+
+def test_nothing_left_stops_before_a_model_is_loaded(stopped, write_pairs):
+    message = stopped("03", "ValueError", DATASET=write_pairs(rows(12)), MAX_LENGTH=16)
+    assert message.startswith("No pair is left to train on.") and "prompt too long" in message
+
+
+# --- bases -----------------------------------------------------------------------------------------------------
+
+
+def config_of(folder, **changes) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_a_base_with_code_is_refused_and_nothing_runs(stopped, put, tmp_path):
+    ran = tmp_path / "ran"
+
+    def add_code(folder):
+        config_of(folder, model_type="evil", auto_map={"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Model"})
+        (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w').write('it ran')\n")
+
+    message = stopped("03", "NotReady", BASE_MODEL=put("learner/with-code", add_code))
+    assert "brings code of its own" in message and "What to do: choose a base that transformers knows" in message
+    assert not ran.exists()
+
+
+def test_data_with_a_script_is_refused_and_nothing_runs(stopped, hub, tmp_path):
+    ran, folder = tmp_path / "ran", tmp_path / "data"
+    folder.mkdir()
+    (folder / "scripted.py").write_text(f"open({str(ran)!r}, 'w').write('it ran')\n")
+    hub.add_repo("learner/scripted", "dataset", exist_ok=True)
+    hub.commit_folder("learner/scripted", folder, repo_type="dataset")
+    message = stopped("03", "ValueError", DATASET="learner/scripted")
+    assert "cannot be loaded without running its code" in message and not ran.exists()
+
+
+def test_a_base_of_pickles_is_refused(stopped, put):
+    name = put("learner/pickles", lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"))
+    assert "weights are pickles only, which may hold code. What to do" in stopped("03", "NotReady", BASE_MODEL=name)
+
+
+def test_a_truncated_base_is_named(run, put):
+    def cut(folder):
+        data = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(data[:-4096])
+
+    with pytest.raises(runner.NotebookFailed, match="model.safetensors of learner/cut is truncated or damaged where"):
+        run("03", BASE_MODEL=put("learner/cut", cut))
+
+
+def test_a_bit_flipped_on_the_way_down_is_found(run, put, hub):
+    name = put("learner/flipped")
+    hub.inject("learner/flipped/resolve/.*safetensors", flip=True, method="GET")
+    message = "model.safetensors of learner/flipped did not arrive as the Hub lists it.*run this cell again"
+    with pytest.raises(runner.NotebookFailed, match=message):
+        run("03", BASE_MODEL=name)
+
+
+def test_a_gated_base_names_the_page_and_the_mirror(stopped, put, hub):
+    name = put("meta-llama/Meta-Llama-3-8B", gated=True)
+    message = stopped("03", "NotReady", BASE_MODEL=name)
+    assert (
+        f"accept its licence at {hub.url}/{name}" in message and f"its ungated mirror {stand_ins.BASE_MODEL}" in message
+    )
+    assert "no access yet" in stopped("00", "NotReady", BASE_MODEL=name)
+
+
+@pytest.mark.parametrize("name", ["learner/no-such-base", "./no such folder"])
+def test_a_base_that_is_not_there_is_told(stopped, name):
+    assert name in stopped("03", "FileNotFoundError", BASE_MODEL=name)
+
+
+def test_a_base_too_large_stops_with_the_profiles_that_would_fit(stopped, put):
+    def grow(folder):
+        LlamaConfig(**memory.LLAMA_3_8B).save_pretrained(folder)
+
+    message = stopped("03", "NotReady", BASE_MODEL=put("learner/llama-3-8b-shape", grow))
+    assert "Device: " in message and "a GPU of profile t4 or l4 or a100 or h100" in message
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------
+
+READ_ONLY = {"HF_TOKEN": "practice-read"}
+TOKENS = {
+    "none": ({"HF_TOKEN": ""}, "learner", "NotReady", "no token that the Hub knows. What to do: make one with"),
+    "unknown": ({"HF_TOKEN": "hf_nobody"}, "learner", "PermissionError", "does not know your HF_TOKEN.*make a new one"),
+    "may only read": (READ_ONLY, "learner", "NotReady", "role read. What to do: this one may only read"),
+    "foreign namespace": ({}, "somebody", "NotReady", "learner cannot write to somebody/run. What to do: choose one"),
+}
+
+
+@pytest.fixture
+def trained(course, hub, tmp_path):
+    """An adapter of the course's own run, as if it had been trained on the base that the session's hub has now."""
+    folder = shutil.copytree(course[1] / "run" / "adapter", tmp_path / "run" / "adapter")
+    record = json.loads((folder / "run.json").read_text())
+    record["revisions"]["base_model"] = hub_access.resolve_revision(stand_ins.BASE_MODEL)[0]
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("case", TOKENS)
+@pytest.mark.parametrize("number", ["03", "05"])
+def test_a_token_that_cannot_write_stops_before_any_work(trained, stopped, number, case):
+    environment, owner, kind, told = TOKENS[case]
+    parameters = {"KEEP_REPO": f"{owner}/run"}
+    if number == "05":
+        parameters = {"PUSH_TO_HUB": True, "ADAPTER_REPO": f"{owner}/run", "MERGED_REPO": "learner/Llama-3-x"}
+    assert re.search(told, stopped(number, kind, environment=environment, **parameters))
+
+
+def test_a_merged_name_that_the_licence_forbids_stops_before_the_merge(trained, stopped):
+    message = stopped("05", "NotReady", MERGED_REPO="learner/my-model")
+    assert "learner/my-model does not begin with Llama-3" in message and "learner/Llama-3-my-model" in message
+
+
+def test_05_without_an_adapter_says_which_notebook_makes_it(stopped):
+    message = stopped("05", "FileNotFoundError")
+    assert "Run 03_train_with_orpo here" in message and "KEEP_REPO" in message
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------
+
+
+def leaks(folder, values: list[str]) -> list[str]:
+    """List the files under a folder, of any kind, that hold one of these values."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        data = path.read_bytes() if path.is_file() else b""
+        found += [str(path.relative_to(folder)) for value in values if value.encode() in data]
+    return found
+
+
+def test_no_secret_is_in_an_output_a_parameter_or_a_log(run, write_pairs, tmp_path):
+    """Notebooks 00, 03 and 05 with a Hub token and a W&B key of the real forms; the Hub's own folder lies elsewhere."""
+    key = "".join(secrets.choice("0123456789abcdef") for _ in range(40))
+    environment = {"WANDB_API_KEY": key}
+    run("00", environment=environment)
+    run("03", environment=environment, DATASET=write_pairs(rows()), KEEP_REPO="learner/small-run", SAVE_STEPS=2)
+    run("05", environment=environment)
+    assert (
+        len(list(tmp_path.glob("*.ipynb"))) == 3 and list(tmp_path.rglob("*.wandb")) and list(tmp_path.rglob("*.log"))
+    )
+    assert leaks(tmp_path, [runner.TOKEN, key]) == []
+
+
+@pytest.mark.parametrize("place", ["output", "injected parameters", "metadata", "log"])
+def test_a_secret_that_is_left_is_found(tmp_path, place):
+    """The check above sees each place where papermill and W&B could leave one."""
+    import nbformat
+
+    secret = "".join(secrets.choice(string.ascii_letters) for _ in range(34))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1)")])
+    if place == "output":
+        notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text=f"using {secret}")]
+    if place == "injected parameters":
+        notebook.cells[0].source = f'# Parameters\nHF_TOKEN = "{secret}"'
+    if place == "metadata":
+        notebook.metadata["papermill"] = {"parameters": {"HF_TOKEN": secret}}
+    nbformat.write(notebook, tmp_path / "run.ipynb")
+    (tmp_path / "debug.log").write_text(secret if place == "log" else "")
+    assert leaks(tmp_path, [secret]) == ["debug.log" if place == "log" else "run.ipynb"]
+
+
+def test_a_secret_given_as_a_parameter_is_refused_before_papermill_writes_it(run, tmp_path):
+    with pytest.raises(NameError, match="no parameter HF_TOKEN"):
+        run("03", HF_TOKEN=runner.TOKEN)
+    assert leaks(tmp_path, [runner.TOKEN]) == []

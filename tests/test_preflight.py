@@ -1,0 +1,142 @@
+"""The preflight: every line can be red, each red names its fix, and only those that would stop a run stop it."""
+
+from dataclasses import replace
+
+import pytest
+from transformers import LlamaConfig, T5Config
+
+from utils import memory, preflight
+from utils.environment import Device
+from utils.hub_access import Base
+from utils.profiles import PROFILES
+from utils.recipes import RECIPES
+
+RECIPE = RECIPES["course-llama3"]
+LLAMA = LlamaConfig(**memory.LLAMA_3_8B)
+SMALL = LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4)
+BASE = Base("lab/llama-8b", "c" * 40, "hub", "llama3", "not gated", True, 16.0, 16.0, LLAMA, None)
+L4 = Device("cuda", "NVIDIA L4", 23.7, "bfloat16", "it can")
+T4 = Device("cuda", "Tesla T4", 15.8, "float16", "it cannot do bf16")
+K80 = Device("cuda", "Tesla K80", 12.0, "float16", "it cannot do bf16")
+CPU = Device("cpu", "2 CPU cores", 25.0, "float32", "a CPU")
+WRITER = {"name": "ada", "role": "write", "namespaces": ["ada", "lab"]}
+
+
+def line(checks, name):
+    (found,) = [check for check in checks if check.name == name]
+    return found
+
+
+def train(base=BASE, device=L4, profile="l4", **changes):
+    return preflight.check_training(replace(RECIPE, **changes), base, device, PROFILES[profile])
+
+
+def test_the_default_run_is_green_on_the_gpus_it_is_made_for():
+    for device, profile in ((L4, "l4"), (T4, "t4")):
+        checks = preflight.check_base(BASE) + train(device=device, profile=profile)
+        assert [check.name for check in checks] == ["licence", "base", "device", "memory", "time"]
+        assert all(check.fine for check in checks), checks
+        preflight.stop_if_red(checks)
+    assert line(train(), "time").found.startswith("2.7 h, estimated")  # the article's 2 h and a third for evaluation
+    assert line(train(), "memory").found.startswith(f"{sum(memory.budgets(*_llama())['l4'].values()):.2f} GB predicted")
+
+
+def _llama():
+    from utils import model_loading
+
+    return model_loading.skeleton(LLAMA), RECIPE, PROFILES
+
+
+def test_fault_no_gpu_for_a_large_base_stops_with_the_profiles_that_would_fit():
+    checks = train(device=CPU, profile="cpu")
+    assert not line(checks, "device").fine and not line(checks, "memory").fine and not line(checks, "time").fine
+    with pytest.raises(preflight.NotReady, match="Device: 2 CPU cores.*What to do: a GPU of profile t4 or l4 or a100"):
+        preflight.stop_if_red(checks)
+
+
+def test_fault_a_gpu_too_small_stops_with_the_profiles_that_would_fit():
+    checks = train(device=K80, profile="l4")
+    assert line(checks, "device").fine and not line(checks, "memory").fine
+    message = r"Memory: 17\.\d+ GB predicted, 11\.0 GB usable. What to do: a GPU of profile t4 or l4 or a100 or h100"
+    with pytest.raises(preflight.NotReady, match=message):
+        preflight.stop_if_red(checks)
+
+
+def test_a_base_that_no_profile_holds_says_so():
+    huge = LlamaConfig(**memory.LLAMA_3_8B | {"num_hidden_layers": 1000})
+    assert "no profile holds this one" in line(train(replace(BASE, config=huge)), "memory").mend
+
+
+def test_a_small_base_trains_on_a_cpu_even_with_a_short_context():
+    small = replace(BASE, config=SMALL)
+    assert all(check.fine for check in train(small, CPU, "cpu"))
+    short = LlamaConfig(**SMALL.to_diff_dict() | {"max_position_embeddings": 128})
+    needed = [line(train(replace(BASE, config=config), CPU, "cpu"), "memory").found for config in (SMALL, short)]
+    assert float(needed[1].split()[0]) < float(needed[0].split()[0])  # predicted for what it will be trained at
+
+
+def test_a_run_of_days_is_red_and_says_how_many_pairs_fit_into_a_session_but_does_not_stop():
+    checks = train(num_pairs=39_703)
+    time = line(checks, "time")
+    assert not time.fine and time.found.startswith("80.1 h") and "NUM_PAIRS = 5949 would take 12 h" in time.mend
+    preflight.stop_if_red(checks)
+    assert line(train(num_pairs=None), "time").fine
+
+
+def test_what_cannot_be_read_is_red_and_predicts_nothing():
+    gated = replace(BASE, may_download=False, gate="gated", config=None, trouble="accept it at the page, or the mirror")
+    for base, name, told in [
+        (gated, "licence", "accept it at the page, or the mirror"),
+        (replace(BASE, config=None, trouble="it brings code of its own"), "base", "it brings code of its own"),
+        (replace(BASE, size_gb=0.0), "base", "its weights are pickles only"),
+        (replace(BASE, config=T5Config()), "base", "A t5 is not a causal language model"),
+    ]:
+        checks = preflight.check_base(base)
+        assert not line(checks, name).fine and train(base) == [] == preflight.check_merging(base, L4)
+        with pytest.raises(preflight.NotReady, match=told):
+            preflight.stop_if_red(checks)
+
+
+def test_merging_needs_room_for_the_whole_base():
+    assert line(preflight.check_merging(BASE, L4), "memory").fine
+    assert not line(preflight.check_merging(BASE, T4), "memory").fine
+    assert line(preflight.check_merging(replace(BASE, config=SMALL), CPU), "memory").fine
+
+
+def test_a_full_disk_is_red_with_how_much_to_free():
+    assert preflight.check_disk(50, 60, "the base").fine
+    full = preflight.check_disk(50.0, 20.0, "the base")
+    assert not full.fine and "50.00 GB for the base, 20 GB free" in full.found and "free 30 GB" in full.mend
+
+
+@pytest.mark.parametrize(
+    "identity, repo_id, base_model, told",
+    [
+        (None, "ada/x", None, "no token that the Hub knows. What to do: make one with the role write"),
+        (WRITER | {"role": "read"}, "ada/x", None, "ada, role read. What to do: this one may only read"),
+        (WRITER, "somebody/x", None, "ada cannot write to somebody/x. What to do: choose one under ada/ or lab/"),
+        (WRITER, "ada/a name", None, "What to do: take ada/a-name"),
+        (WRITER, "ada/my-model", "lab/Meta-Llama-3-8B", "does not begin with Llama-3.*ada/Llama-3-my-model"),
+    ],
+    ids=["no token", "may only read", "foreign namespace", "no valid name", "the licence's name"],
+)
+def test_fault_a_push_that_would_be_refused_is_refused_first(identity, repo_id, base_model, told):
+    checks = preflight.check_writing(identity, [repo_id], base_model)
+    with pytest.raises(preflight.NotReady, match=told):
+        preflight.stop_if_red(checks)
+
+
+def test_a_push_that_may_go_on_is_green():
+    for repo_id, base_model in [("lab/phi-2-ORPO", "microsoft/phi-2"), ("ada/Llama-3-8B-ORPO", "lab/Meta-Llama-3-8B")]:
+        checks = preflight.check_writing(WRITER | {"role": "fineGrained"}, [repo_id], base_model)
+        assert len(checks) == 2 and all(check.fine for check in checks)
+    assert [check.fine for check in preflight.check_writing(None, [])] == [True]  # nothing is written
+
+
+def test_the_table_has_the_fix_beside_each_red_and_nothing_beside_green():
+    checks = [preflight.check_disk(1, 2, "this"), preflight.check_disk(2, 1, "<that>")]
+    table = preflight.as_table(checks)
+    assert list(table.data["fine"]) == ["yes", "no"]
+    assert list(table.data["what would mend it"]) == ["", checks[1].mend]
+    page = table.to_html()
+    assert page.count(preflight.GREEN) == page.count(preflight.RED) == 1 and "&lt;that&gt;" in page

@@ -1,0 +1,190 @@
+"""What can be known before hours are spent, as a table of green and red with the fix beside each red.
+
+Notebook 00 shows it for the run that you plan; 03 and 05 show it again and stop at a red line that would stop them
+later. Left out: what only the work itself can tell, such as a network that fails halfway.
+"""
+
+from dataclasses import dataclass
+
+from utils import figures, memory, model_loading, profiles, recipes
+
+ROOM = {"cuda": 0.92, "cpu": 0.7}  # share of the memory that a run may take: the rest is the system's
+SESSION_HOURS = 12  # the longest that Colab's FAQ promises to a free session
+GREEN, RED = "#b8e0d2", "#f5c6b0"  # tints of Okabe and Ito's: told apart by colour-blind readers, and by the words
+
+
+class NotReady(RuntimeError):
+    """A red line of the preflight that would stop the notebook later; the message names each, with its fix."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was looked at, whether it is fine, what was found, and what would mend it."""
+
+    name: str
+    fine: bool
+    found: str
+    mend: str = ""
+    stops: bool = True  # red: whether the notebook must not go on
+
+
+def check_base(base) -> list[Check]:
+    """Check that a base may be downloaded, is a causal language model, and comes without code and pickles.
+
+    Args:
+        base: a `utils.hub_access.Base`.
+    """
+    lines = [Check("licence", base.may_download, f"{base.name}: {base.licence}, {base.gate}", base.trouble or "")]
+    if not base.may_download:
+        return lines
+    trouble = base.trouble
+    if trouble is None:
+        try:
+            model_loading.skeleton(base.config)
+        except ValueError as error:
+            trouble = str(error)
+    found = trouble or f"{base.config.model_type}, {base.size_gb:.2f} GB of safetensors"
+    if trouble is None and not base.size_gb:
+        trouble = found = "its weights are pickles only, which may hold code"
+    mend = "choose a base that transformers knows, with weights in safetensors"
+    return [*lines, Check("base", trouble is None, f"{base.name}: {found}", mend)]
+
+
+def check_training(recipe, base, device, profile) -> list[Check]:
+    """Check memory and time of a training run against the device, and say which profiles would fit.
+
+    Args:
+        recipe: a `utils.recipes.Recipe`.
+        base: a `utils.hub_access.Base`; if it cannot be read, there is nothing to predict.
+        device: a `utils.environment.Device`.
+        profile: a `utils.profiles.Profile`.
+    """
+    if any(not line.fine for line in check_base(base)):
+        return []
+    model = model_loading.skeleton(base.config)
+    recipe, _ = recipes.fit_to_base(recipe, {}, *model_loading.limits(model))
+    budgets = memory.budgets(model, recipe, profiles.PROFILES)
+    fitting = [
+        name
+        for name, parts in budgets.items()
+        if sum(parts.values()) <= ROOM["cuda"] * profiles.PROFILES[name].memory_gb
+    ]
+    larger = f"a GPU of profile {' or '.join(fitting)}" if fitting else "a smaller base: no profile holds this one"
+    billions = model.num_parameters() / 1e9
+    needs_gpu = device.kind == "cpu" and billions > 0.5
+    found = f"{device.name}, {device.memory_gb:.0f} GB, {device.dtype}, profile {profile.name}"
+    lines = [Check("device", not needs_gpu, found, f"{larger}; in Colab, Runtime > Change runtime type")]
+    needed, room = sum(budgets[profile.name].values()), ROOM[device.kind] * device.memory_gb
+    found = f"{needed:.2f} GB predicted, {room:.1f} GB usable"
+    lines.append(Check("memory", needed <= room, found, f"{larger}, or a smaller MAX_LENGTH"))
+    hours = predicted_hours(recipe, billions, profile)
+    if hours is None:
+        return [*lines, Check("time", True, "known when the data is loaded: NUM_PAIRS is all of it")]
+    found = f"{_in_words(hours)}, estimated; notebook 03 measures it before it trains"
+    fewer = int((recipe.num_pairs or 0) * SESSION_HOURS / hours) if hours else 0
+    mend = f"NUM_PAIRS = {fewer} would take {SESSION_HOURS} h, the most that a free Colab session lasts"
+    mend = larger if device.kind == "cpu" else mend
+    return [*lines, Check("time", hours <= SESSION_HOURS, found, mend, stops=device.kind == "cpu")]
+
+
+def predicted_hours(recipe, billions: float, profile) -> float | None:
+    """Predict the hours of a run from those of the default run on Llama 3 8B, in proportion to weights and tokens.
+
+    Args:
+        recipe: a `utils.recipes.Recipe`.
+        billions: weights of the base, in 10^9.
+        profile: a `utils.profiles.Profile`.
+
+    Returns:
+        Hours, evaluation included (five passes over its pairs, forward only: a third of the work), or `None` if the
+        number of pairs is not known yet.
+    """
+    if recipe.num_pairs is None:
+        return None
+    pairs = recipe.num_pairs * recipe.num_epochs + 5 * recipe.num_eval_pairs / 3
+    return profile.hours * pairs / 1000 * (billions / 8.03) * (recipe.max_length / 1024)
+
+
+def check_merging(base, device) -> list[Check]:
+    """Check that the whole base fits into memory in 16 bits."""
+    if any(not line.fine for line in check_base(base)):
+        return []
+    needed, room = model_loading.skeleton(base.config).num_parameters() * 2 / 1e9, ROOM[device.kind] * device.memory_gb
+    found = f"{needed:.2f} GB in bf16, {room:.1f} GB usable on {device.name}"
+    return [Check("memory", needed <= room, found, "a GPU of profile l4 or larger, or a smaller base")]
+
+
+def check_disk(needed_gb: float, free_gb: float, what: str) -> Check:
+    """Check free disk space against what will be written, in GB."""
+    mend = f"free {max(0.0, needed_gb - free_gb):.0f} GB: in Colab, Runtime > Disconnect and delete runtime"
+    return Check("disk", needed_gb <= free_gb, f"{needed_gb:.2f} GB for {what}, {free_gb:.0f} GB free", mend)
+
+
+def check_writing(identity: dict | None, repo_ids: list[str], base_model: str | None = None) -> list[Check]:
+    """Check that a token may write, and that the repositories may have these names.
+
+    Args:
+        identity: of `utils.hub_access.hub_identity`.
+        repo_ids: the repositories to be written; none needs no token.
+        base_model: of a model to be published, whose licence may ask for a name; `None` for anything else.
+    """
+    if not repo_ids:
+        return [Check("token", True, "not needed: nothing is written to the Hub")]
+    settings = "make one with the role write at https://huggingface.co/settings/tokens, and store it as HF_TOKEN"
+    if identity is None:
+        return [Check("token", False, "no token that the Hub knows", settings)]
+    found = f"{identity['name']}, role {identity['role']}"
+    lines = [Check("token", identity["role"] != "read", found, f"this one may only read: {settings}")]
+    return lines + [_check_name(repo_id, identity, base_model) for repo_id in repo_ids]
+
+
+def _check_name(repo_id: str, identity: dict, base_model: str | None) -> Check:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    namespaces, name = identity["namespaces"], repo_id.split("/")[-1]
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        return Check("repository", False, f"{repo_id!r}: {str(error).splitlines()[0]}", f"take {namespaces[0]}/a-name")
+    if repo_id.split("/")[0] not in namespaces:
+        found = f"{identity['name']} cannot write to {repo_id}"
+        return Check("repository", False, found, f"choose one under {'/ or '.join(namespaces)}/")
+    if base_model and "llama-3" in base_model.lower() and not name.startswith("Llama-3"):
+        mend = f"the licence of Llama 3 asks for {namespaces[0]}/Llama-3-{name}, or the like"
+        return Check("repository", False, f"{repo_id} does not begin with Llama-3", mend)
+    return Check("repository", True, repo_id)
+
+
+def as_table(checks: list[Check]):
+    """Return checks as a table of green and red, with the fix beside each red."""
+    rows = [
+        {
+            "check": line.name,
+            "fine": "yes" if line.fine else "no",
+            "found": line.found,
+            "what would mend it": "" if line.fine else line.mend,
+        }
+        for line in checks
+    ]
+    return figures.as_table(rows).map(
+        lambda fine: f"color: black; background-color: {GREEN if fine == 'yes' else RED}", subset=["fine"]
+    )
+
+
+def stop_if_red(checks: list[Check]) -> None:
+    """Stop before hours are lost, if a red line would stop the notebook later.
+
+    Raises:
+        NotReady: with one sentence for each such line.
+
+    Example:
+        >>> stop_if_red([Check("disk", True, "1 GB for the base, 50 GB free")])
+    """
+    red = [line for line in checks if not line.fine and line.stops]
+    if red:
+        raise NotReady(" ".join(f"{line.name.capitalize()}: {line.found}. What to do: {line.mend}." for line in red))
+
+
+def _in_words(hours: float) -> str:
+    return "under a minute" if hours < 1 / 60 else f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.1f} h"
