@@ -10,22 +10,23 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 
-def main() -> None:
+def main(folder: Path = ROOT / "images") -> None:
+    """Draw both figures into a folder."""
     import matplotlib
 
     matplotlib.use("agg")
     matplotlib.rcParams["svg.hashsalt"] = "orpo-course"  # the same figure gives the same file
     from transformers import AutoConfig
 
-    from utils import curves, memory, profiles, recipes
+    from utils import bases, curves, memory, profiles, recipes
 
-    llama3 = AutoConfig.for_model("llama", **memory.LLAMA_3_8B)
+    llama3 = bases.skeleton(AutoConfig.for_model("llama", **memory.LLAMA_3_8B))
     gpus = {name: profile for name, profile in profiles.PROFILES.items() if profile.gpus}
     budget, _ = memory.plot_budgets(memory.budgets(llama3, recipes.RECIPES["course-llama3"], gpus), gpus)
     history = curves.read_history(ROOT / "data" / "runs" / "stand_in")
     training = curves.plot_history(history, ("nll_loss", "rewards/margins", "rewards/accuracies"))
     for name, figure in {"00_memory_budget": budget, "03_train_curves": training}.items():
-        figure.savefig(ROOT / "images" / f"{name}.svg", metadata={"Date": None})
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -94,3 +95,25 @@ def write_pairs(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def put(hub, small_base, tmp_path):
+    """Put a copy of the small base on the Hub, with changes to its folder: `put(name, change, **repository)`."""
+
+    def put_one(name, change=lambda folder: None, **repository):
+        folder = tmp_path / name.replace("/", "-")
+        shutil.copytree(small_base, folder)
+        change(folder)
+        hub.add_repo(name, exist_ok=True, **repository)
+        hub.commit_folder(name, folder)
+        return name
+
+    return put_one
+
+
+@pytest.fixture
+def unreachable(monkeypatch):
+    """A Hub at a port where nothing listens."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)

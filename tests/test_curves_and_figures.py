@@ -284,3 +284,19 @@ def test_a_table_shows_tokens_as_text():
     page = figures.as_table([{"token": "<s>", "prompt": "<script>alert(1)</script>"}]).to_html()
     assert "<s>" not in page and "<script" not in page
     assert "&lt;s&gt;" in page
+
+
+def test_the_figures_of_the_readme_are_drawn_as_they_are_kept(tmp_path, monkeypatch):
+    import importlib.util
+    from pathlib import Path
+
+    folder = Path(__file__).parents[1] / "images"
+    script = importlib.util.spec_from_file_location("draw_figures", folder / "draw_figures.py")
+    drawing = importlib.util.module_from_spec(script)
+    script.loader.exec_module(drawing)
+    drawing.main(tmp_path)
+    names = {path.name for path in folder.glob("*.svg")}
+    assert {path.name for path in tmp_path.glob("*.svg")} == names
+    for name in names:  # matplotlib's versions draw a little differently; words and their number stay
+        words = [re.findall(r"<!-- (.*?) -->", (place / name).read_text()) for place in (folder, tmp_path)]
+        assert words[0] == words[1]

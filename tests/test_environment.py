@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -271,8 +272,10 @@ def test_recorded_figures_are_in_the_outputs(monkeypatch):
     assert lines == [["eval_margin", "0.1235"], ["stopped", "5"], ["note", "stand-in"]]
 
 
-def test_free_disk_is_measured(tmp_path):
-    assert 0 < environment.free_disk_gb(tmp_path) < 1e6
+def test_the_disk_of_a_folder_is_found_before_the_folder_is_made(tmp_path):
+    disk, free_gb = environment.find_disk(tmp_path / "not" / "yet")
+    assert disk == tmp_path.stat().st_dev
+    assert free_gb == pytest.approx(shutil.disk_usage(tmp_path).free / 1e9, rel=0.05)
 
 
 def test_only_the_known_warnings_are_silenced():

@@ -35,17 +35,12 @@ def stopped(run, hub):
 
 
 @pytest.fixture
-def put(hub, small_base, tmp_path):
-    """Put a copy of the small base on the Hub, with changes to its folder: `put(name, change, **repository)`."""
-
-    def put_one(name, change=lambda folder: None, **repository):
-        folder = shutil.copytree(small_base, tmp_path / name.replace("/", "-"))
-        change(folder)
-        hub.add_repo(name, exist_ok=True, **repository)
-        hub.commit_folder(name, folder)
-        return name
-
-    return put_one
+def trained(course, hub, tmp_path):
+    """An adapter of the course's own run, as if it had been trained on the base that the session's hub has now."""
+    folder = shutil.copytree(course[1] / "run" / "adapter", tmp_path / "run" / "adapter")
+    record = json.loads((folder / "run.json").read_text())
+    record["revisions"]["base_model"] = hub_access.resolve_revision(stand_ins.BASE_MODEL)[0]
+    (folder / "run.json").write_text(json.dumps(record))
 
 
 def rows(count: int = 40) -> list[dict]:
@@ -71,23 +66,32 @@ def test_equal_empty_and_special_answers_are_dropped_and_counted(run, write_pair
 
 @pytest.mark.parametrize(
     "column, value, told",
-    [("chosen", None, "is None"), ("rejected", [], r"is \[\]"), ("chosen", 7, "is missing|is 7")],
-    ids=["None", "empty list", "missing"],
+    [("chosen", None, "is None"), ("rejected", [], "is []"), ("chosen", 7, "is 7"), ("chosen", "all", "is missing")],
+    ids=["None", "empty list", "wrong type", "missing"],
 )
-def test_a_broken_row_is_named_with_source_row_and_column(stopped, write_pairs, column, value, told):
+def test_a_broken_row_is_named_with_source_row_and_column(stopped, hub, write_pairs, tmp_path, column, value, told):
     data = rows()
     data[17][column] = value
-    if value == 7:  # JSON lines of one type a column: the column is gone from every row
+    if value == "all":
         data = [{key: row[key] for key in row if key != column} for row in data]
-    message = stopped("03", "ValueError", DATASET=write_pairs(data), NUM_PAIRS=None)
-    row = r"\d+" if value == 7 else 17
-    assert re.match(rf"Row {row} \(counted from 0\) of train, source 'my-notes': column {column} ({told})", message)
-    assert "A pair may stand in four forms" in message
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.move(write_pairs(data), folder / "train.jsonl")
+    name = f"learner/notes-{column}-{type(value).__name__}"
+    hub.add_repo(name, "dataset", exist_ok=True)
+    hub.commit_folder(name, folder, repo_type="dataset")
+    message = stopped("03", "ValueError", DATASET=name, NUM_PAIRS=None)
+    row = r"\d+" if value == "all" else 17
+    expected = rf"Row {row} \(counted from 0\) of train, source 'my-notes': column {column} {re.escape(told)}"
+    assert re.match(expected, message) and "A pair may stand in four forms" in message
 
 
 def test_nothing_left_stops_before_a_model_is_loaded(stopped, write_pairs):
     message = stopped("03", "ValueError", DATASET=write_pairs(rows(12)), MAX_LENGTH=16)
-    assert message.startswith("No pair is left to train on.") and "prompt too long" in message
+    assert (
+        message.startswith("No pair is left to train on, for the reasons below: raise MAX_LENGTH")
+        and "prompt too long" in message
+    )
 
 
 # --- bases -----------------------------------------------------------------------------------------------------
@@ -106,7 +110,7 @@ def test_a_base_with_code_is_refused_and_nothing_runs(stopped, put, tmp_path):
         (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w').write('it ran')\n")
 
     message = stopped("03", "NotReady", BASE_MODEL=put("learner/with-code", add_code))
-    assert "brings code of its own" in message and "What to do: choose a base that transformers knows" in message
+    assert "brings code of its own" in message and "What to do: choose a base that continues text" in message
     assert not ran.exists()
 
 
@@ -164,6 +168,25 @@ def test_a_base_too_large_stops_with_the_profiles_that_would_fit(stopped, put):
     assert "Device: " in message and "a GPU of profile t4 or l4 or a100 or h100" in message
 
 
+def test_a_base_too_large_for_this_memory_stops(stopped, put):
+    """Few weights, but the logits of a vocabulary and a length that no machine here holds."""
+
+    def widen(folder):
+        LlamaConfig(vocab_size=128_256, hidden_size=64, num_hidden_layers=1, num_attention_heads=2).save_pretrained(
+            folder
+        )
+        config_of(folder, max_position_embeddings=1_000_000)
+
+    message = stopped("03", "NotReady", BASE_MODEL=put("learner/wide", widen), MAX_LENGTH=100_000)
+    assert message.startswith("Memory: ") and "What to do: take a smaller base" in message
+
+
+@pytest.mark.parametrize("number", ["00", "03", "05"])
+def test_a_hub_out_of_reach_is_told_in_one_sentence(stopped, trained, number):
+    message = stopped(number, "ConnectionError", environment={"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert "The Hub at http://127.0.0.1:9" in message and "run this cell again" in message
+
+
 # --- tokens ----------------------------------------------------------------------------------------------------
 
 READ_ONLY = {"HF_TOKEN": "practice-read"}
@@ -173,15 +196,6 @@ TOKENS = {
     "may only read": (READ_ONLY, "learner", "NotReady", "role read. What to do: this one may only read"),
     "foreign namespace": ({}, "somebody", "NotReady", "learner cannot write to somebody/run. What to do: choose one"),
 }
-
-
-@pytest.fixture
-def trained(course, hub, tmp_path):
-    """An adapter of the course's own run, as if it had been trained on the base that the session's hub has now."""
-    folder = shutil.copytree(course[1] / "run" / "adapter", tmp_path / "run" / "adapter")
-    record = json.loads((folder / "run.json").read_text())
-    record["revisions"]["base_model"] = hub_access.resolve_revision(stand_ins.BASE_MODEL)[0]
-    (folder / "run.json").write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize("case", TOKENS)
@@ -201,7 +215,28 @@ def test_a_merged_name_that_the_licence_forbids_stops_before_the_merge(trained, 
 
 def test_05_without_an_adapter_says_which_notebook_makes_it(stopped):
     message = stopped("05", "FileNotFoundError")
-    assert "Run 03_train_with_orpo here" in message and "KEEP_REPO" in message
+    assert "Run 03_train_with_orpo first" in message and "KEEP_REPO" in message
+
+
+@pytest.mark.parametrize(
+    "way, path, told",
+    [
+        (
+            "up",
+            "learner/Llama-3-up.git/info/lfs",
+            "The Hub at .* failed for learner/Llama-3-up .*: run this cell again",
+        ),
+        (
+            "down",
+            "learner/Llama-3-down/resolve/.*safetensors",
+            "learner/Llama-3-down at .* does not hold what was pushed",
+        ),
+    ],
+)
+def test_a_bit_flipped_by_the_push_or_the_read_back_is_found(trained, run, hub, way, path, told):
+    hub.inject(path, flip=True, method="PUT" if way == "up" else "GET")
+    with pytest.raises(runner.NotebookFailed, match=told):
+        run("05", MERGED_REPO=f"learner/Llama-3-{way}")
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------
@@ -216,17 +251,21 @@ def leaks(folder, values: list[str]) -> list[str]:
     return found
 
 
-def test_no_secret_is_in_an_output_a_parameter_or_a_log(run, write_pairs, tmp_path):
+def test_no_secret_is_in_an_output_a_parameter_or_a_log(run, hub, write_pairs, tmp_path):
     """Notebooks 00, 03 and 05 with a Hub token and a W&B key of the real forms; the Hub's own folder lies elsewhere."""
     key = "".join(secrets.choice("0123456789abcdef") for _ in range(40))
-    environment = {"WANDB_API_KEY": key}
+    token = "hf_" + "".join(secrets.choice(string.ascii_letters) for _ in range(34))
+    hub.tokens[token] = hub.tokens[runner.TOKEN]
+    environment = {"WANDB_API_KEY": key, "HF_TOKEN": token}
     run("00", environment=environment)
     run("03", environment=environment, DATASET=write_pairs(rows()), KEEP_REPO="learner/small-run", SAVE_STEPS=2)
     run("05", environment=environment)
     assert (
         len(list(tmp_path.glob("*.ipynb"))) == 3 and list(tmp_path.rglob("*.wandb")) and list(tmp_path.rglob("*.log"))
     )
-    assert leaks(tmp_path, [runner.TOKEN, key]) == []
+    assert leaks(tmp_path, [token, key]) == []
+    published = [hub.files(f"learner/Llama-3-8B-ORPO{end}") for end in ("", "-adapter")]
+    assert all(len(files) > 5 for files in published)
 
 
 @pytest.mark.parametrize("place", ["output", "injected parameters", "metadata", "log"])

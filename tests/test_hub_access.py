@@ -1,43 +1,8 @@
 """What the notebooks ask of the Hub before anything large moves, through the real client."""
 
-import json
-import shutil
-
 import pytest
 
 from utils import hub_access, stand_ins
-
-
-@pytest.fixture
-def unreachable(monkeypatch):
-    """A Hub at a port where nothing listens."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-
-
-@pytest.fixture
-def put(hub, small_base, tmp_path):
-    """Put a copy of the small base under a name of its own, with changes: `put(name, change, **repository)`."""
-
-    def put_one(name, change=lambda folder: None, **repository):
-        folder = tmp_path / name.replace("/", "-")
-        shutil.copytree(small_base, folder)
-        change(folder)
-        hub.add_repo(name, exist_ok=True, **repository)
-        return hub.commit_folder(name, folder)
-
-    return put_one
-
-
-def edit_config(**changes):
-    """A change for `put`: other values in config.json."""
-
-    def change(folder):
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | changes))
-
-    return change
-
 
 # --- tokens ----------------------------------------------------------------------------------------------------
 
@@ -135,101 +100,78 @@ def test_a_wrong_name_is_told_in_one_sentence(hub, name, revision, kind, message
 
 
 def test_a_hub_out_of_reach_is_told_in_one_sentence(unreachable):
-    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:9 did not answer for some/base .*run this cell again"):
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:9 failed for some/base .*run this cell again"):
         hub_access.resolve_revision("some/base")
 
 
-# --- bases -----------------------------------------------------------------------------------------------------
-
-
-def test_a_base_is_described_before_it_is_downloaded(hub):
-    before = len(hub.requests)
-    base = hub_access.describe_base(stand_ins.BASE_MODEL)
-    size = hub.files(stand_ins.BASE_MODEL)["model.safetensors"]["size"] / 1e9
-    assert base.commit == hub_access.resolve_revision(stand_ins.BASE_MODEL)[0]
-    assert (base.host, base.licence, base.gate) == ("stand-in at 127.0.0.1", "apache-2.0", "not gated")
-    assert base.may_download and base.trouble is None and base.config.model_type == "llama"
-    assert base.size_gb == pytest.approx(size)
-    read = [path for method, path, _ in hub.requests[before:] if "/resolve/" in path and method == "GET"]
-    assert all(path.endswith("config.json") for path in read)
-
-
-def test_what_lies_in_the_cache_is_not_downloaded_again(put):
-    from huggingface_hub import snapshot_download
-
-    put("learner/cached")
-    base = hub_access.describe_base("learner/cached")
-    assert base.download_gb == base.size_gb > 0
-    snapshot_download("learner/cached", revision=base.commit)
-    base = hub_access.describe_base("learner/cached")
-    assert base.download_gb == 0 < base.size_gb
-
-
-def test_pickles_are_no_weights(put):
-    def pickled(folder):
-        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-    put("learner/pickled", pickled)
-    base = hub_access.describe_base("learner/pickled")
-    assert base.size_gb == base.download_gb == 0 and base.trouble is None
-
-
-def test_fault_a_gated_base_names_the_page_and_the_mirror(hub, put):
-    repo = "meta-llama/Meta-Llama-3-8B"
-    put(repo, lambda folder: (folder / "README.md").write_text("---\nlicense: llama3\n---\n"), gated=True)
-    for token in (None, "practice-read"):
-        base = hub_access.describe_base(repo, token=token)
-        assert not base.may_download and "no access" in base.gate and base.config is None
-        assert f"{hub.url}/{repo}" in base.trouble and "NousResearch/Meta-Llama-3-8B" in base.trouble
-    assert base.licence == "llama3" and len(base.commit) == 40
-    hub.accept(repo, "learner")
-    base = hub_access.describe_base(repo, token="practice-read")
-    assert base.may_download and base.gate == "gated, and you have access" and base.config is not None
-    assert not hub_access.describe_base(repo).may_download
-
-
-def test_a_local_base_needs_no_hub(small_base, unreachable):
-    base = hub_access.describe_base(str(small_base))
-    assert (base.commit, base.host, base.may_download, base.download_gb) == (None, "local", True, 0)
-    assert base.size_gb == (small_base / "model.safetensors").stat().st_size / 1e9
-    assert base.config.model_type == "llama"
-
-
-def test_fault_a_base_with_code_is_refused_and_nothing_runs(put, tmp_path):
-    ran = tmp_path / "ran"
-
-    def with_code(folder):
-        code = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.EvilModel"}
-        edit_config(model_type="evil", auto_map=code)(folder)
-        (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w').write('it ran')\n")
-
-    put("learner/with-code", with_code)
-    base = hub_access.describe_base("learner/with-code")
-    assert base.config is None and "brings code of its own" in base.trouble and not ran.exists()
-
-
 @pytest.mark.parametrize(
-    "name, change, trouble",
+    "status, kind, told",
     [
-        ("learner/unknown", edit_config(model_type="llama-17"), "an architecture that transformers knows"),
-        (
-            "learner/no-config",
-            lambda folder: (folder / "config.json").unlink(),
-            "an architecture that transformers knows",
-        ),
-        ("learner/torn", lambda folder: (folder / "config.json").write_text('{"model'), "config.json cannot be read"),
+        (403, PermissionError, "Your HF_TOKEN may not do this with lab/x403: make one with the role write"),
+        (404, FileNotFoundError, "has no model 'lab/x404'"),
+        (503, ConnectionError, "failed for lab/x503 .*run this cell again"),
     ],
-    ids=["unknown architecture", "no configuration", "no JSON"],
 )
-def test_a_base_that_cannot_be_read_says_why(put, name, change, trouble):
-    put(name, change)
-    base = hub_access.describe_base(name)
-    assert base.config is None and trouble in base.trouble
+def test_each_refusal_of_the_hub_has_its_sentence(hub, status, kind, told):
+    hub.inject(f"api/models/lab/x{status}", status=status, times=20)
+    with pytest.raises(kind, match=told) as error:
+        hub_access.resolve_revision(f"lab/x{status}", token="practice-write")
+    assert error.value.__cause__ is not None
 
 
-@pytest.mark.parametrize(
-    "base_model, name",
-    [("meta-llama/Meta-Llama-3-8B", "Llama-3-8B-ORPO"), ("/content/my base", "my-base-ORPO"), ("gpt2", "gpt2-ORPO")],
-)
-def test_a_model_is_named_after_its_base(base_model, name):
-    assert hub_access.model_name(base_model) == name
+def test_an_unknown_token_is_told(hub):
+    with pytest.raises(PermissionError, match="does not know your HF_TOKEN.*make a new one"):
+        hub_access.resolve_revision(stand_ins.BASE_MODEL, token="hf_nobody")
+
+
+def test_fault_gated_data_names_its_page(hub, tmp_path):
+    hub.add_repo("lab/gated-data", "dataset", gated=True)
+    (tmp_path / "data.jsonl").write_text("{}")
+    hub.commit_folder("lab/gated-data", tmp_path, repo_type="dataset")
+    with pytest.raises(PermissionError, match=f"accept its licence at {hub.url}/datasets/lab/gated-data"):
+        hub_access.resolve_revision("lab/gated-data", repo_type="dataset", token="practice-read")
+
+
+# --- writing and comparing -------------------------------------------------------------------------------------
+
+
+def test_a_public_repository_is_not_taken_for_a_private_one(hub):
+    hub_access.create_repository("learner/open", "practice-write", private=False)
+    hub_access.create_repository("learner/open", "practice-write", private=False)
+    with pytest.raises(PermissionError, match="learner/open is there already, and public: make it private at"):
+        hub_access.create_repository("learner/open", "practice-write")
+    hub_access.create_repository("learner/closed", "practice-write")
+    assert hub.repos["model", "learner/closed"]["private"]
+
+
+def test_a_repository_that_may_not_be_made_is_told(hub):
+    with pytest.raises(PermissionError, match="Your HF_TOKEN may not do this with learner/never-made"):
+        hub_access.create_repository("learner/never-made", "practice-read")
+
+
+def test_files_go_up_in_one_commit_and_replace_what_they_match(hub, tmp_path):
+    hub.add_repo("learner/files", exist_ok=True)
+    for name in ("model-1.safetensors", "model-2.safetensors", "secret.bin", "notes/model-1.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    weights = ["model*.safetensors"]
+    hub_access.commit_files(tmp_path, "learner/files", weights, "practice-write")
+    assert set(hub.files("learner/files")) >= {"model-1.safetensors", "model-2.safetensors"}
+    (tmp_path / "model-2.safetensors").unlink()
+    (tmp_path / "model-1.safetensors").write_bytes(b"other")
+    hub_access.commit_files(tmp_path, "learner/files", weights, "practice-write", replaces=weights)
+    assert set(hub.files("learner/files")) - {".gitattributes"} == {"model-1.safetensors"}
+    with pytest.raises(FileNotFoundError, match="nothing to upload"):
+        hub_access.commit_files(tmp_path, "learner/files", ["*.gguf"], "practice-write")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_is_compared_with_the_listing_large_or_small(hub, small_base, name):
+    from huggingface_hub import HfApi
+
+    entries = HfApi().model_info(stand_ins.BASE_MODEL, files_metadata=True).siblings
+    (entry,) = [entry for entry in entries if entry.rfilename == name]
+    assert bool(entry.lfs) == (name == "model.safetensors")
+    assert hub_access.is_as_listed(small_base / name, entry)
+    assert not hub_access.is_as_listed(small_base / "tokenizer.json", entry)
+    assert not hub_access.is_as_listed(small_base / "missing", entry)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PhiConfig, Qwen2Config
 
-from utils import memory, model_loading
+from utils import bases, memory
 from utils.profiles import PROFILES
 from utils.recipes import ATTENTION, MLP, RECIPES
 
-LLAMA_3_8B = model_loading.skeleton(LlamaConfig(**memory.LLAMA_3_8B))
+LLAMA_3_8B = bases.skeleton(LlamaConfig(**memory.LLAMA_3_8B))
 SEVEN = ATTENTION + MLP
 SMALL = {"vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPES = {
@@ -38,8 +38,8 @@ def test_every_weight_is_counted_once_and_lora_is_what_peft_trains(config):
     from peft import LoraConfig, get_peft_model
 
     model = AutoModelForCausalLM.from_config(config)
-    targets = model_loading.linear_layers(model)
-    counted = memory.count_weights(model_loading.skeleton(config), targets, lora_r=4)
+    targets = bases.linear_layers(model)
+    counted = memory.count_weights(bases.skeleton(config), targets, lora_r=4)
     assert sum(counted[part] for part in ("layers", "embeddings", "head", "other")) == model.num_parameters()
     assert counted["embeddings"] == model.get_input_embeddings().weight.numel()
     assert counted["head"] == (0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size)
@@ -157,7 +157,7 @@ def test_the_alt_text_names_every_profile_with_its_verdict(close_figures):
 
 def test_a_small_base_is_drawn_in_megabytes(small_base, close_figures):
     recipe = replace(RECIPES["course-llama3"], max_length=128)
-    budgets = memory.budgets(model_loading.skeleton(AutoConfig.from_pretrained(small_base)), recipe, PROFILES)
+    budgets = memory.budgets(bases.skeleton(AutoConfig.from_pretrained(small_base)), recipe, PROFILES)
     figure, alt = memory.plot_budgets(budgets, PROFILES)
     largest = max(sum(budget.values()) for budget in budgets.values())
     assert largest < 1 and "MB" in figure.axes[0].get_xlabel()

@@ -104,9 +104,25 @@ def test_only_what_is_on_the_list_is_pushed(hub, adapter_folder, tmp_path):
     fresh = merging.pull_and_verify(
         adapter_folder, "learner/listed", commit, merging.ADAPTER_FILES, "practice-write", tmp_path / "fresh"
     )
-    assert merging.sha256(fresh / "adapter_model.safetensors") == merging.sha256(
-        adapter_folder / "adapter_model.safetensors"
-    )
+    assert {path.name for path in fresh.iterdir() if path.is_file()} == set(hub.files("learner/listed")) - {
+        ".gitattributes"
+    }
+    for path in fresh.iterdir():
+        assert path.is_dir() or path.read_bytes() == (adapter_folder / path.name).read_bytes()
+
+
+def test_a_second_push_leaves_nothing_of_the_first_on_the_list(hub, tmp_path):
+    """Other shards than before: the old ones would be loaded beside them, and never verified."""
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "config.json"):
+        (tmp_path / name).write_bytes(b"first" + name.encode())
+    push = ("learner/sharded", merging.MERGED_FILES, "practice-write")
+    merging.push(tmp_path, *push)
+    for path in tmp_path.glob("model-*"):
+        path.unlink()
+    (tmp_path / "model.safetensors").write_bytes(b"second")
+    commit = merging.push(tmp_path, *push)
+    assert set(hub.files("learner/sharded")) - {".gitattributes"} == {"model.safetensors", "config.json"}
+    merging.pull_and_verify(tmp_path, push[0], commit, *push[1:], tmp_path / "fresh")
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
@@ -123,7 +139,7 @@ def test_a_bit_flipped_on_the_way_down_is_found(hub, adapter_folder, tmp_path, n
 def test_a_bit_flipped_on_the_way_up_is_refused(hub, tmp_path):
     save_file({"weight": torch.rand(64, 64)}, tmp_path / "adapter_model.safetensors")  # bytes the hub never had
     hub.inject("learner/upload.git/info/lfs", flip=True, method="PUT")
-    with pytest.raises(RuntimeError, match="adapter_model.safetensors"):
+    with pytest.raises(ConnectionError, match="failed for learner/upload"):
         merging.push(tmp_path, "learner/upload", merging.ADAPTER_FILES, "practice-write")
     assert set(hub.files("learner/upload")) == {".gitattributes"}
     merging.push(tmp_path, "learner/upload", merging.ADAPTER_FILES, "practice-write")
@@ -152,3 +168,24 @@ def test_the_saved_adapter_holds_lora_alone(adapter_folder, small_base):
         assert all("lora_" in name for name in file.keys())
     base = model_loading.load_base(str(small_base), torch.bfloat16, four_bit=False)
     assert PeftModel.from_pretrained(base, adapter_folder).get_input_embeddings().num_embeddings == base.vocab_size
+
+
+@pytest.mark.parametrize(
+    "base, licence, shown, built",
+    [
+        ("lab/Meta-Llama-3-8B", "llama3", "license: llama3\n", "Built with Meta Llama 3."),
+        ("lab/Llama-3.2-1B", "llama3.2", "license: llama3.2\n", "Built with Llama."),
+        ("microsoft/phi-2", "mit", "license: mit\n", None),
+        ("lab/unlicensed", "not stated", None, None),
+    ],
+)
+def test_the_card_has_the_bases_licence(base, licence, shown, built):
+    card = merging.model_card("learner/x", RUN | {"recipe": RUN["recipe"] | {"base_model": base}, "licence": licence})
+    assert shown in card if shown else "license:" not in card
+    assert built in card if built else "Built with" not in card
+
+
+def test_the_card_of_a_local_base_holds_no_path():
+    recipe = RUN["recipe"] | {"base_model": "/home/ada/my base", "dataset": "/home/ada/pairs.jsonl"}
+    card = merging.model_card("learner/x", RUN | {"recipe": recipe, "revisions": dict.fromkeys(RUN["revisions"])})
+    assert "/home/ada" not in card and "my base" in card and "pairs.jsonl" in card

@@ -8,9 +8,9 @@ from pathlib import Path
 import bitsandbytes
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, T5Config
+from transformers import AutoModelForCausalLM
 
-from utils import hub_access, model_loading, stand_ins
+from utils import model_loading
 
 ROOT = Path(__file__).parents[1]
 IDS = torch.arange(16).reshape(2, 8) + 100
@@ -103,68 +103,3 @@ def test_pickled_weights_are_refused(small_base, tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(OSError, match="safetensors"):
         model_loading.load_base(str(folder), torch.float32)
-
-
-# --- before loading --------------------------------------------------------------------------------------------
-
-
-def test_a_skeleton_has_the_layers_and_no_weights(small_base):
-    model = model_loading.skeleton(AutoConfig.from_pretrained(small_base))
-    assert all(weight.device.type == "meta" for weight in model.parameters())
-    assert model.num_parameters() == AutoModelForCausalLM.from_pretrained(small_base).num_parameters()
-    names = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
-    assert model_loading.limits(model) == (8192, names)  # neither the head nor the embeddings
-
-
-def test_a_model_that_does_not_continue_text_is_refused():
-    with pytest.raises(ValueError, match="A t5 is not a causal language model"):
-        model_loading.skeleton(T5Config())
-
-
-@pytest.fixture
-def base_of_its_own(hub, small_base, tmp_path):
-    """A repository with the small base that a test may break, and its folder."""
-    folder = tmp_path / "base"
-    shutil.copytree(small_base, folder)
-    hub.add_repo("learner/breakable", exist_ok=True)
-
-    def publish() -> str:
-        return hub.commit_folder("learner/breakable", folder)
-
-    return folder, publish
-
-
-def test_fault_a_bit_flipped_on_the_way_down_is_found_and_mended_by_a_second_run(hub, base_of_its_own):
-    folder, publish = base_of_its_own
-    with open(folder / "model.safetensors", "r+b") as file:  # other weights: not in the cache yet
-        file.seek(-1, 2)
-        file.write(b"\x01")
-    commit = publish()
-    hub.inject("model.safetensors", flip=True, method="GET")
-    with pytest.raises(ValueError, match="model.safetensors of learner/breakable did not arrive as the Hub lists it"):
-        model_loading.fetch_base("learner/breakable", commit)
-    fetched = model_loading.fetch_base("learner/breakable", commit)
-    assert (fetched / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-
-
-@pytest.mark.parametrize("local", [False, True])
-def test_fault_truncated_weights_are_named(base_of_its_own, local):
-    folder, publish = base_of_its_own
-    data = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
-    name, commit = (str(folder), None) if local else ("learner/breakable", publish())
-    with pytest.raises(
-        ValueError, match="model.safetensors of .* is truncated or damaged where it comes from"
-    ) as error:
-        model_loading.fetch_base(name, commit)
-    assert type(error.value.__cause__).__name__ == "SafetensorError"
-
-
-def test_a_whole_base_is_fetched_without_its_pickles(hub, base_of_its_own):
-    folder, publish = base_of_its_own
-    (folder / "pytorch_model.bin").write_bytes(b"pickle")
-    fetched = model_loading.fetch_base("learner/breakable", publish())
-    assert (fetched / "tokenizer.json").exists() and not (fetched / "pytorch_model.bin").exists()
-    assert model_loading.fetch_base(str(folder), None) == folder
-    commit, _ = hub_access.resolve_revision(stand_ins.BASE_MODEL)
-    model_loading.load_base(str(model_loading.fetch_base(stand_ins.BASE_MODEL, commit)), torch.float32)

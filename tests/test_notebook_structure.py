@@ -38,10 +38,11 @@ MODULE_LINES_OF = {"practice_hub": 360, "practice_repositories": 330, "fused_orp
 # Who may import whom inside utils/: these two for everybody, and for a few one more; `course` may import all.
 SHARED = {"environment", "figures"}
 MAY_IMPORT = {
-    "preference_data": {"chat_format"},
+    "bases": {"hub_access"},
     "keeping": {"hub_access"},
-    "merging": {"hub_access"},
-    "preflight": {"memory", "model_loading", "profiles", "recipes"},  # it foretells what they will do
+    "merging": {"bases", "hub_access"},
+    "preference_data": {"pair_formats"},
+    "preflight": {"bases", "memory", "profiles", "recipes"},  # it foretells what they will do
     "stand_ins": {"small_world"},
     "practice_hub": {"practice_repositories", "practice_storage"},
     "practice_storage": {"practice_repositories"},

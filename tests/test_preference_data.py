@@ -35,197 +35,6 @@ def account_is_complete(report) -> bool:
     return report.kept.total() + report.dropped.total() == report.examined
 
 
-# --- one row ---------------------------------------------------------------------------------------------------
-
-TEXTS = {"prompt": "Hi?", "chosen": "Yes.", "rejected": "Perhaps."}
-EARLIER = [{"role": "system", "content": "Be brief."}, user("What colour is snow?"), assistant("White.")]
-
-
-@pytest.mark.parametrize(
-    "row, prompt, source",
-    [
-        (raw_row("Hi?") | {"source": "capybara"}, [user("Hi?")], "capybara"),
-        (
-            {
-                "dataset": "argilla/some",
-                "chosen": [*EARLIER, user("Hi?"), assistant("Yes.")],
-                "rejected": [*EARLIER, user("Hi?"), assistant("Perhaps.")],
-                "chosen_rating": 5.0,
-                "rejected_rating": 2.0,
-            },
-            [*EARLIER, user("Hi?")],
-            "argilla/some",
-        ),
-        (
-            {"prompt": [*EARLIER, user("Hi?")], "chosen": [assistant("Yes.")], "rejected": [assistant("Perhaps.")]},
-            [*EARLIER, user("Hi?")],
-            "unnamed",
-        ),
-        (
-            {"prompt": "Hi?", "chosen": [assistant("Yes.")], "rejected": [assistant("Perhaps.")]},
-            [user("Hi?")],
-            "unnamed",
-        ),
-        ({"source": "truthy", "system": "", **TEXTS}, [user("Hi?")], "truthy"),
-        ({"system": "Be brief.", **TEXTS}, [EARLIER[0], user("Hi?")], "unnamed"),
-        ({"system": None, **TEXTS, "prompt": [*EARLIER, user("Hi?")]}, [*EARLIER, user("Hi?")], "unnamed"),
-        (
-            {
-                "chosen": "\n\nHuman: Ho?\n\nAssistant: Ah:\n\n- so.\n\nHuman: Hi?\n\nAssistant: Yes.",
-                "rejected": "\n\nHuman: Ho?\n\nAssistant: Ah:\n\n- so.\n\nHuman: Hi?\n\nAssistant: Perhaps.",
-            },
-            [user("Ho?"), assistant("Ah:\n\n- so."), user("Hi?")],
-            "unnamed",
-        ),
-        (
-            {"prompt": "\n\nHuman: Hi?\n\nAssistant:", "chosen": " Yes.", "rejected": " Perhaps."},
-            [user("Hi?")],
-            "unnamed",
-        ),
-    ],
-    ids=[
-        "prompt column is text",
-        "no prompt column, many turns",
-        "prompt column is a message list",
-        "answers are one message each, the prompt is text",
-        "plain text",
-        "plain text with a system message",
-        "plain answers to a message list",
-        "transcripts",
-        "a transcript as prompt, plain answers",
-    ],
-)
-def test_a_row_becomes_a_pair(row, prompt, source):
-    kept = json.dumps(row)
-    assert preference_data.to_pair(row) == {
-        "source": source,
-        "prompt": prompt,
-        "chosen": [assistant("Yes.")],
-        "rejected": [assistant("Perhaps.")],
-    }
-    assert json.dumps(row) == kept  # the row itself is left alone
-
-
-def test_a_prompt_column_that_repeats_the_conversation_is_not_trained_on_twice():
-    row = {"prompt": [user("Hi?")], "chosen": [user("Hi?"), assistant("Yes.")]}
-    row["rejected"] = [user("Hi?"), assistant("No.")]
-    assert preference_data.to_pair(row)["prompt"] == [user("Hi?")]
-
-
-def test_other_keys_of_a_message_are_left_aside():
-    row = raw_row("Hi?")
-    row["chosen"][1]["weight"] = 1
-    row["chosen"][0]["name"] = "Ada"
-    pair = preference_data.to_pair(row)
-    assert pair["prompt"] == [user("Hi?")] and pair["chosen"] == [assistant("Yes.")]
-
-
-def test_both_stand_ins_become_pairs():
-    for folder, split in (
-        (stand_ins.orpo_mix(), "train"),
-        (stand_ins.dpo_mix(), "train"),
-        (stand_ins.dpo_mix(), "test"),
-    ):
-        rows = preference_data.load_rows(str(folder), split=split)
-        for row in rows:
-            pair = preference_data.to_pair(row)
-            for side in ("chosen", "rejected"):
-                assert pair["prompt"] + pair[side] == row[side]
-            assert pair["prompt"][-1]["role"] == "user" and pair["chosen"][0]["role"] == "assistant"
-
-
-GOOD = [user("Hi?"), assistant("Yes.")]
-
-
-@pytest.mark.parametrize(
-    "row, told",
-    [
-        ({"system": "", "input": "Hi?", "chosen": "Yes.", "rejected": "No."}, "column chosen is plain text"),
-        ({"instruction": "Hi?", "chosen_response": "Yes.", "rejected_response": "No."}, "column chosen is missing"),
-        ({"prompt": "Hi?", "chosen": "Yes."}, "column rejected is missing"),
-        ({"chosen": GOOD, "rejected": "No."}, "column rejected is plain text"),
-        ({"chosen": [], "rejected": GOOD}, "column chosen is []"),
-        ({"chosen": None, "rejected": GOOD}, "column chosen is None"),
-        ({"prompt": "Hi?", "chosen": "Yes.", "rejected": 3}, "column rejected is 3"),
-        ({"prompt": {"text": "Hi?"}, "chosen": "Yes.", "rejected": "No."}, "column prompt is {'text': 'Hi?'}"),
-        ({"chosen": ["Hi?", "Yes."], "rejected": GOOD}, "column chosen holds 'Hi?'"),
-        ({"chosen": [{"from": "gpt", "value": "Yes."}], "rejected": GOOD}, "column chosen holds {'from': 'gpt'"),
-        ({"chosen": [user("Hi?"), {"content": "Yes."}], "rejected": GOOD}, "column chosen holds {'content': 'Yes.'}"),
-        ({"chosen": GOOD, "rejected": [user("Hi?"), assistant(None)]}, "column rejected holds {'role': 'assistant'"),
-        ({"chosen": [user(None), assistant("Yes.")], "rejected": GOOD}, "column chosen holds {'role': 'user'"),
-        ({"chosen": [user([{"type": "image"}]), assistant("Yes.")], "rejected": GOOD}, "column chosen holds {'role'"),
-    ],
-    ids=[
-        "texts without a prompt",
-        "other columns",
-        "one column is missing",
-        "one side is text",
-        "empty list",
-        "None",
-        "a number",
-        "a prompt of another type",
-        "list of texts",
-        "other keys",
-        "no role",
-        "answer is None",
-        "question is None",
-        "an image",
-    ],
-)
-def test_format_of_another_kind_is_refused_with_column_value_and_the_four_forms(row, told):
-    with pytest.raises(ValueError) as error:
-        preference_data.to_pair(row)
-    assert told in str(error.value) and not isinstance(error.value, preference_data.NotAPair)
-    assert f"the columns {', '.join(sorted(row))}. A pair may stand in four forms" in str(error.value)
-    assert all(f"\n{number}. " in str(error.value) for number in (1, 2, 3, 4))
-
-
-@pytest.mark.parametrize(
-    "row, reason",
-    [
-        ({"chosen": [user("Ho?"), assistant("Yes.")], "rejected": GOOD}, "prompts of the two sides differ"),
-        ({"chosen": [user("Hi?"), user("Yes.")], "rejected": GOOD}, "does not end with an answer"),
-        (
-            {
-                "chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.\n\nHuman: Why?",
-                "rejected": "\n\nHuman: Hi?\n\nAssistant: No.",
-            },
-            "does not end with an answer",
-        ),
-        ({"chosen": [assistant("Yes.")], "rejected": [assistant("No.")]}, "no question before the answer"),
-        (
-            {side: [{"role": "system", "content": "Hi"}, assistant(side)] for side in ("chosen", "rejected")},
-            "no question before the answer",
-        ),
-    ],
-)
-def test_a_row_whose_sides_are_no_pair_is_dropped_and_counted(row, reason):
-    with pytest.raises(preference_data.NotAPair, match=reason):
-        preference_data.to_pair(row)
-    rows = [json.loads(json.dumps(row))] * 3 + [raw_row(f"Question {number}?") for number in range(12)]
-    pairs, report = preference_data.split_pairs(rows, None, 3, lambda pair: None)
-    assert report.dropped == {reason: 3} and account_is_complete(report)
-    assert len(pairs["train"]) + len(pairs["test"]) == 12
-
-
-@pytest.mark.parametrize("bad, column", [({"chosen": None}, "chosen"), ({"rejected": []}, "rejected")])
-def test_fault_in_one_row_is_named_with_source_row_and_column(bad, column):
-    rows = [raw_row(f"Question {number}?") | {"source": "capybara"} for number in range(20)]
-    rows[13] |= bad
-    message = rf"Row 13 \(counted from 0\) of train, source 'capybara': column {column} is "
-    with pytest.raises(ValueError, match=message):
-        preference_data.split_pairs(rows, None, 4, lambda pair: None)
-
-
-@pytest.mark.parametrize("count, held_out", [(180, 36), (40, 8)])
-def test_small_data_is_not_all_held_out(count, held_out):
-    """200 pairs for evaluation are the default; of less data than that, a fifth is held out, give or take."""
-    rows = [raw_row(f"Question {number}?") for number in range(count)]
-    pairs, report = preference_data.split_pairs(rows, None, 200, lambda pair: None)
-    assert held_out / 2 <= len(pairs["test"]) <= 2 * held_out
-    assert len(pairs["train"]) + len(pairs["test"]) == count == report.examined
-
-
 # --- loading ---------------------------------------------------------------------------------------------------
 
 
@@ -243,26 +52,30 @@ def test_a_file_is_loaded_as_its_train_split(tmp_path, rows, suffix):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         Dataset.from_list(rows).to_parquet(path)
-    assert list(preference_data.load_rows(str(path))) == rows
-    assert preference_data.load_rows(str(path), split="test") is None
+    loaded, test_rows = preference_data.load_splits(str(path))
+    assert list(loaded) == rows and test_rows is None
+    with pytest.raises(ValueError, match="no split 'train_prefs'. Set DATASET_SPLIT to one of train"):
+        preference_data.load_splits(str(path), split="train_prefs")
 
 
 def test_a_file_of_another_format_is_refused(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("chosen,rejected\n")
     with pytest.raises(ValueError, match=r"pairs\.csv is not one of \.jsonl, \.json, \.parquet"):
-        preference_data.load_rows(str(path))
+        preference_data.load_splits(str(path))
 
 
-def test_a_folder_has_its_own_splits(tmp_path, rows):
-    for split, part in (("train", rows[:4]), ("test", rows[4:])):
+@pytest.mark.parametrize("train, test", [("train", "test"), ("train_prefs", "test_prefs")])
+def test_a_folder_has_its_own_splits(tmp_path, rows, train, test):
+    for split, part in ((train, rows[:4]), (test, rows[4:])):
         Dataset.from_list(part).to_parquet(tmp_path / f"{split}.parquet")
-    assert list(preference_data.load_rows(str(tmp_path))) == rows[:4]
-    assert list(preference_data.load_rows(str(tmp_path), split="test")) == rows[4:]
-    with pytest.raises(ValueError, match="no split 'validation'. Set DATASET_SPLIT to one of train, test"):
-        preference_data.load_rows(str(tmp_path), split="validation")
-    (tmp_path / "test.parquet").unlink()
-    assert preference_data.load_rows(str(tmp_path), split="test") is None
+    splits = "".join(f"\n  - split: {split}\n    path: {split}.parquet" for split in (train, test))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:{splits}\n---\n")
+    assert [list(part) for part in preference_data.load_splits(str(tmp_path), split=train)] == [rows[:4], rows[4:]]
+    alone, none = preference_data.load_splits(str(tmp_path), split=test)
+    assert list(alone) == rows[4:] and none is None  # a split is never tested on itself
+    with pytest.raises(ValueError, match=f"no split 'validation'. Set DATASET_SPLIT to one of {train}, {test}"):
+        preference_data.load_splits(str(tmp_path), split="validation")
 
 
 def test_a_data_set_of_several_configurations_asks_which(tmp_path, rows):
@@ -271,10 +84,10 @@ def test_a_data_set_of_several_configurations_asks_which(tmp_path, rows):
         Dataset.from_list(part).to_parquet(tmp_path / name / "train.parquet")
     listed = "".join(f"\n- config_name: {name}\n  data_files: {name}/*.parquet" for name in ("easy", "hard"))
     (tmp_path / "README.md").write_text(f"---\nconfigs:{listed}\n---\n")
-    assert list(preference_data.load_rows(str(tmp_path), config="hard")) == rows[2:]
+    assert list(preference_data.load_splits(str(tmp_path), config="hard")[0]) == rows[2:]
     for config in (None, "other"):
-        with pytest.raises(ValueError, match="no configuration .*. Set DATASET_CONFIG: easy, hard"):
-            preference_data.load_rows(str(tmp_path), config=config)
+        with pytest.raises(ValueError, match="is none of them: set DATASET_CONFIG to one of easy, hard"):
+            preference_data.load_splits(str(tmp_path), config=config)
 
 
 def test_fault_a_data_set_with_a_script_is_refused_and_nothing_runs(hub, tmp_path, rows):
@@ -285,15 +98,14 @@ def test_fault_a_data_set_with_a_script_is_refused_and_nothing_runs(hub, tmp_pat
     hub.commit_folder(name, tmp_path / "data", repo_type="dataset")
     commit, _ = hub_access.resolve_revision(name, repo_type="dataset")
     with pytest.raises(ValueError, match="without running its code, which the course never does.*with-script.py"):
-        preference_data.load_rows(name, commit)
+        preference_data.load_splits(name, commit)
     assert not ran.exists()
 
 
 def test_the_mix_is_loaded_from_the_hub_at_its_tag(hub):
     commit, _ = hub_access.resolve_revision(stand_ins.ORPO_MIX, "v1.0", "dataset")
-    rows = preference_data.load_rows(stand_ins.ORPO_MIX, commit)
-    assert list(rows) == list(preference_data.load_rows(str(stand_ins.orpo_mix())))
-    assert preference_data.load_rows(stand_ins.ORPO_MIX, commit, "test") is None
+    rows, test_rows = preference_data.load_splits(stand_ins.ORPO_MIX, commit)
+    assert list(rows) == list(preference_data.load_splits(str(stand_ins.orpo_mix()))[0]) and test_rows is None
 
 
 def test_the_commit_decides_and_not_what_came_after(hub, tmp_path, rows):
@@ -304,7 +116,7 @@ def test_the_commit_decides_and_not_what_came_after(hub, tmp_path, rows):
         hub.commit_folder(repo, tmp_path, repo_type="dataset", tag=f"v{number}")
     old, _ = hub_access.resolve_revision(repo, "v0", "dataset")
     new, _ = hub_access.resolve_revision(repo, None, "dataset")
-    assert (len(preference_data.load_rows(repo, old)), len(preference_data.load_rows(repo, new))) == (6, 2)
+    assert [len(preference_data.load_splits(repo, commit)[0]) for commit in (old, new)] == [6, 2]
 
 
 def test_a_private_data_set_needs_the_token(hub, tmp_path, rows):
@@ -315,8 +127,8 @@ def test_a_private_data_set_needs_the_token(hub, tmp_path, rows):
     Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
     commit = hub.commit_folder(repo, tmp_path, repo_type="dataset")
     with pytest.raises(DatasetNotFoundError):
-        preference_data.load_rows(repo, commit)
-    assert len(preference_data.load_rows(repo, commit, token="practice-read")) == len(rows)
+        preference_data.load_splits(repo, commit)
+    assert len(preference_data.load_splits(repo, commit, token="practice-read")[0]) == len(rows)
 
 
 # --- choosing --------------------------------------------------------------------------------------------------
@@ -325,7 +137,7 @@ def test_a_private_data_set_needs_the_token(hub, tmp_path, rows):
 @pytest.fixture(scope="module")
 def mix():
     """The stand-in mix: 480 rows, of which 12 are too long for 1024 tokens."""
-    return preference_data.load_rows(str(stand_ins.orpo_mix()))
+    return preference_data.load_splits(str(stand_ins.orpo_mix()))[0]
 
 
 @pytest.fixture(scope="module")
@@ -402,7 +214,7 @@ def test_spellings_of_one_prompt_stay_on_one_side():
 
 def test_no_prompt_stands_on_both_sides_when_the_data_set_has_a_test_split():
     """The stand-in's own splits share prompts, as real ones do."""
-    rows, eval_rows = (preference_data.load_rows(str(stand_ins.dpo_mix()), split=name) for name in ("train", "test"))
+    rows, eval_rows = preference_data.load_splits(str(stand_ins.dpo_mix()))
     shared = [{words(preference_data.to_pair(row)) for row in part} for part in (rows, eval_rows)]
     assert shared[0] & shared[1]
     pairs, report = preference_data.split_pairs(rows, None, 60, lambda pair: None, eval_rows=eval_rows)
@@ -501,3 +313,21 @@ def test_the_hash_is_even():
     hashes = [preference_data.prompt_hash({"prompt": [user(f"Question {number}?")]}) for number in range(1000)]
     assert all(0 <= value < 1 for value in hashes)
     assert abs(sum(value < 0.2 for value in hashes) - 200) < 3 * (1000 * 0.2 * 0.8) ** 0.5
+
+
+@pytest.mark.parametrize("bad, column", [({"chosen": None}, "chosen"), ({"rejected": []}, "rejected")])
+def test_fault_in_one_row_is_named_with_source_row_and_column(bad, column):
+    rows = [raw_row(f"Question {number}?") | {"source": "capybara"} for number in range(20)]
+    rows[13] |= bad
+    message = rf"Row 13 \(counted from 0\) of train, source 'capybara': column {column} is "
+    with pytest.raises(ValueError, match=message):
+        preference_data.split_pairs(rows, None, 4, lambda pair: None)
+
+
+@pytest.mark.parametrize("count, held_out", [(180, 36), (40, 8)])
+def test_small_data_is_not_all_held_out(count, held_out):
+    """200 pairs for evaluation are the default; of less data than that, a fifth is held out, give or take."""
+    rows = [raw_row(f"Question {number}?") for number in range(count)]
+    pairs, report = preference_data.split_pairs(rows, None, 200, lambda pair: None)
+    assert held_out / 2 <= len(pairs["test"]) <= 2 * held_out
+    assert len(pairs["train"]) + len(pairs["test"]) == count == report.examined

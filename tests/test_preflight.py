@@ -1,13 +1,14 @@
 """The preflight: every line can be red, each red names its fix, and only those that would stop a run stop it."""
 
+import re
 from dataclasses import replace
 
 import pytest
 from transformers import LlamaConfig, T5Config
 
-from utils import memory, preflight
+from utils import bases, environment, memory, preflight
+from utils.bases import Base
 from utils.environment import Device
-from utils.hub_access import Base
 from utils.profiles import PROFILES
 from utils.recipes import RECIPES
 
@@ -42,29 +43,31 @@ def test_the_default_run_is_green_on_the_gpus_it_is_made_for():
 
 
 def _llama():
-    from utils import model_loading
-
-    return model_loading.skeleton(LLAMA), RECIPE, PROFILES
+    return bases.skeleton(LLAMA), RECIPE, PROFILES
 
 
 def test_fault_no_gpu_for_a_large_base_stops_with_the_profiles_that_would_fit():
     checks = train(device=CPU, profile="cpu")
     assert not line(checks, "device").fine and not line(checks, "memory").fine and not line(checks, "time").fine
-    with pytest.raises(preflight.NotReady, match="Device: 2 CPU cores.*What to do: a GPU of profile t4 or l4 or a100"):
+    with pytest.raises(
+        preflight.NotReady, match="Device: 2 CPU cores.*What to do: take a GPU of profile t4 or l4 or a100"
+    ):
         preflight.stop_if_red(checks)
 
 
 def test_fault_a_gpu_too_small_stops_with_the_profiles_that_would_fit():
     checks = train(device=K80, profile="l4")
     assert line(checks, "device").fine and not line(checks, "memory").fine
-    message = r"Memory: 17\.\d+ GB predicted, 11\.0 GB usable. What to do: a GPU of profile t4 or l4 or a100 or h100"
+    message = (
+        r"Memory: 17\.\d+ GB predicted, 11\.0 GB usable. What to do: take a GPU of profile t4 or l4 or a100 or h100"
+    )
     with pytest.raises(preflight.NotReady, match=message):
         preflight.stop_if_red(checks)
 
 
 def test_a_base_that_no_profile_holds_says_so():
     huge = LlamaConfig(**memory.LLAMA_3_8B | {"num_hidden_layers": 1000})
-    assert "no profile holds this one" in line(train(replace(BASE, config=huge)), "memory").mend
+    assert "no profile holds it" in line(train(replace(BASE, config=huge)), "memory").mend
 
 
 def test_a_small_base_trains_on_a_cpu_even_with_a_short_context():
@@ -78,9 +81,22 @@ def test_a_small_base_trains_on_a_cpu_even_with_a_short_context():
 def test_a_run_of_days_is_red_and_says_how_many_pairs_fit_into_a_session_but_does_not_stop():
     checks = train(num_pairs=39_703)
     time = line(checks, "time")
-    assert not time.fine and time.found.startswith("80.1 h") and "NUM_PAIRS = 5949 would take 12 h" in time.mend
+    assert not time.fine and time.found.startswith("80.1 h") and "set NUM_PAIRS = 5666 to stay within 12 h" in time.mend
     preflight.stop_if_red(checks)
+    assert line(train(num_pairs=5666), "time").fine and not line(train(num_pairs=5667), "time").fine
     assert line(train(num_pairs=None), "time").fine
+
+
+def test_what_fits_with_fewer_pairs_at_once_says_which_profile_to_set():
+    assert "set PROFILE = 'l4'" in line(train(profile="h100"), "memory").mend
+    assert "set PROFILE = 't4'" in line(train(max_length=2048), "memory").mend
+
+
+def test_the_devices_own_dtype_is_predicted():
+    """A profile made for bf16 takes twice the memory where there is none."""
+    found = [line(train(replace(BASE, config=SMALL), CPU, name), "memory").found for name in ("l4", "cpu")]
+    half = sum(memory.budgets(bases.skeleton(SMALL), RECIPE, PROFILES)["l4"].values())
+    assert float(found[0].split()[0]) > 1.2 * half
 
 
 def test_what_cannot_be_read_is_red_and_predicts_nothing():
@@ -89,7 +105,7 @@ def test_what_cannot_be_read_is_red_and_predicts_nothing():
         (gated, "licence", "accept it at the page, or the mirror"),
         (replace(BASE, config=None, trouble="it brings code of its own"), "base", "it brings code of its own"),
         (replace(BASE, size_gb=0.0), "base", "its weights are pickles only"),
-        (replace(BASE, config=T5Config()), "base", "A t5 is not a causal language model"),
+        (replace(BASE, config=T5Config()), "base", "a t5 is not a causal language model"),
     ]:
         checks = preflight.check_base(base)
         assert not line(checks, name).fine and train(base) == [] == preflight.check_merging(base, L4)
@@ -98,15 +114,22 @@ def test_what_cannot_be_read_is_red_and_predicts_nothing():
 
 
 def test_merging_needs_room_for_the_whole_base():
-    assert line(preflight.check_merging(BASE, L4), "memory").fine
-    assert not line(preflight.check_merging(BASE, T4), "memory").fine
-    assert line(preflight.check_merging(replace(BASE, config=SMALL), CPU), "memory").fine
+    name = "memory to merge"
+    assert line(preflight.check_merging(BASE, L4), name).fine
+    assert (
+        "a GPU of profile l4 or a machine without a GPU and with 23 GB"
+        in line(preflight.check_merging(BASE, T4), name).mend
+    )
+    assert line(preflight.check_merging(replace(BASE, config=SMALL), CPU), name).fine
 
 
-def test_a_full_disk_is_red_with_how_much_to_free():
-    assert preflight.check_disk(50, 60, "the base").fine
-    full = preflight.check_disk(50.0, 20.0, "the base")
-    assert not full.fine and "50.00 GB for the base, 20 GB free" in full.found and "free 30 GB" in full.mend
+def test_a_full_disk_is_red_with_how_much_to_free_and_never_says_to_delete_the_machine(tmp_path):
+    _, free_gb = environment.find_disk(tmp_path)
+    parts = [(free_gb / 2, tmp_path, "the base"), (free_gb / 4, tmp_path / "not yet", "the merged model")]
+    (green,) = preflight.check_disk(parts)
+    assert green.fine and "for the base, the merged model" in green.found
+    (red,) = preflight.check_disk([*parts, (free_gb / 2, tmp_path, "its read-back")])  # each alone would fit
+    assert not red.fine and re.search(r"free \d+\.\d GB here", red.mend) and "delete" not in red.mend
 
 
 @pytest.mark.parametrize(
@@ -116,9 +139,11 @@ def test_a_full_disk_is_red_with_how_much_to_free():
         (WRITER | {"role": "read"}, "ada/x", None, "ada, role read. What to do: this one may only read"),
         (WRITER, "somebody/x", None, "ada cannot write to somebody/x. What to do: choose one under ada/ or lab/"),
         (WRITER, "ada/a name", None, "What to do: take ada/a-name"),
+        (WRITER, "ada", None, "'ada' has no owner. What to do: take ada/ada"),
+        (WRITER, "ada/my-model", "lab/Llama-3.2-1B", "does not begin with Llama. .*ada/Llama-my-model"),
         (WRITER, "ada/my-model", "lab/Meta-Llama-3-8B", "does not begin with Llama-3.*ada/Llama-3-my-model"),
     ],
-    ids=["no token", "may only read", "foreign namespace", "no valid name", "the licence's name"],
+    ids=["no token", "may only read", "foreign namespace", "no valid name", "no owner", "Llama 3.2", "Llama 3"],
 )
 def test_fault_a_push_that_would_be_refused_is_refused_first(identity, repo_id, base_model, told):
     checks = preflight.check_writing(identity, [repo_id], base_model)
@@ -134,7 +159,7 @@ def test_a_push_that_may_go_on_is_green():
 
 
 def test_the_table_has_the_fix_beside_each_red_and_nothing_beside_green():
-    checks = [preflight.check_disk(1, 2, "this"), preflight.check_disk(2, 1, "<that>")]
+    checks = [preflight.Check("disk", True, "this"), preflight.Check("disk", False, "<that>", "mend it")]
     table = preflight.as_table(checks)
     assert list(table.data["fine"]) == ["yes", "no"]
     assert list(table.data["what would mend it"]) == ["", checks[1].mend]

@@ -204,3 +204,27 @@ def test_profiles_grow_with_the_memory():
     gpus = [profile for profile in profiles.PROFILES.values() if profile.gpus]
     for smaller, larger in zip(gpus, gpus[1:], strict=False):
         assert smaller.memory_gb < larger.memory_gb and smaller.micro_batch <= larger.micro_batch
+
+
+@pytest.mark.parametrize("name", ["num_pairs", "num_eval_pairs", "effective_batch", "max_length", "lora_r"])
+def test_a_count_below_one_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name.upper()} = 0 leaves nothing to do"):
+        recipes.resolve("course-llama3", **{name: 0})
+
+
+def test_the_recipes_number_of_pairs_says_nothing_about_other_data():
+    recipe, source = recipes.resolve("course-llama3", dataset="lab/pairs")
+    assert recipe.num_pairs is None and source["num_pairs"] == "all of your data" and recipe.dataset_revision is None
+    assert recipes.resolve("course-llama3", dataset="lab/pairs", num_pairs=5)[0].num_pairs == 5
+    assert recipes.resolve("course-llama3")[0].num_pairs == 1000
+
+
+def test_a_recipe_is_fitted_to_what_a_base_can_do():
+    recipe, source = recipes.resolve("course-llama3")
+    modules = list(recipe.target_modules)
+    assert recipes.fit_to_base(recipe, source, None, modules) == (recipe, source)
+    assert recipes.fit_to_base(recipe, source, 8192, [*modules, "more"]) == (recipe, source)
+    fitted, why = recipes.fit_to_base(recipe, source, 512, ["q_proj", "dense"])
+    assert fitted.max_length == 512 and "1024 were asked for" in why["max_length"]
+    assert fitted.target_modules == ("q_proj", "dense") and "no k_proj" in why["target_modules"]
+    assert source["max_length"] != why["max_length"]  # the table it came from is left alone

@@ -50,7 +50,7 @@ RETURNS = {
     "wandb.init": "wandb.Run",
     "huggingface_hub.HfApi.repo_info": "huggingface_hub.ModelInfo",
     "huggingface_hub.HfApi.model_info": "huggingface_hub.ModelInfo",
-    "huggingface_hub.HfApi.upload_folder": "huggingface_hub.CommitInfo",
+    "huggingface_hub.HfApi.create_commit": "huggingface_hub.CommitInfo",
 }
 ATTRIBUTES = {"wandb.Run.settings": "wandb.Settings"}
 # Where a **kwargs leads. A keyword that only disappears in one counts as unknown: it would be ignored, or fail later.
@@ -457,7 +457,7 @@ def test_every_package_is_seen():
         ("trl.experimental.orpo.ORPOConfig", "beta"),  # a class that is imported
         ("trl.experimental.orpo.ORPOTrainer", "processing_class"),  # through a subclass
         ("transformers.AutoModelForCausalLM.from_pretrained", "use_safetensors"),  # a method of a class
-        ("huggingface_hub.HfApi.upload_folder", "allow_patterns"),  # a method of an instance
+        ("huggingface_hub.HfApi.create_repo", "exist_ok"),  # a method of an instance
         ("wandb.init", "project"),  # from a dictionary
         ("<tokenizer>.apply_chat_template", "add_generation_prompt"),  # by the variable's name
         ("<base>.generate", "max_new_tokens"),  # on what a method returned

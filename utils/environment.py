@@ -1,4 +1,4 @@
-"""What the notebooks ask of the machine they run on: device and dtype, tokens, the Hub, W&B, versions, parameters.
+"""What the notebooks ask of the machine they run on: device and dtype, tokens, disk, W&B, versions, parameters.
 
 The only module that reads environment variables. It never prompts: a token is found or it is not, and the run goes on
 without. Left out: the settings that follow from the device, which `profiles` holds.
@@ -79,11 +79,18 @@ def quiet_known_warnings() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def free_disk_gb(folder) -> float:
-    """Return the free space of the disk that a folder lies on, in GB."""
+def find_disk(folder) -> tuple[int, float]:
+    """Find the disk that a folder lies on, or will lie on.
+
+    Returns:
+        (number that tells disks apart, free space in GB).
+    """
     import shutil
 
-    return shutil.disk_usage(folder).free / 1e9
+    here = Path(folder).resolve()
+    while not here.exists():
+        here = here.parent
+    return here.stat().st_dev, shutil.disk_usage(here).free / 1e9
 
 
 def start_wandb(project: str, name: str, config: dict, folder: str, group: str | None = None):
@@ -200,4 +207,6 @@ def _assigned(source: str) -> list[str]:
 
 
 def _ram_gb() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9 if hasattr(os, "sysconf") else 0.0
+    import psutil
+
+    return psutil.virtual_memory().total / 1e9

@@ -1,15 +1,14 @@
-"""What the notebooks ask of the Hub: who a token is, what a name means, what a base is; and uploads in one piece.
+"""What the notebooks ask of the Hub: who a token is, what a name means, uploads in one piece, files as they are listed.
 
 Left out: downloads, which are `huggingface_hub`'s, and where a token comes from: see `environment`.
 """
 
 import contextlib
+import hashlib
 import os
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-WEIGHTS = "*.safetensors"
 MIRRORS = {"meta-llama/Meta-Llama-3-8B": "NousResearch/Meta-Llama-3-8B"}
 
 
@@ -18,6 +17,24 @@ def hub_url() -> str:
     from huggingface_hub import constants
 
     return constants.ENDPOINT
+
+
+def cache_folder() -> Path:
+    """Return the folder that downloads go to, as `HF_HOME` and the like decide."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def page(repo_id: str, repo_type: str = "model") -> str:
+    """Return the address of a repository's page."""
+    return f"{hub_url()}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+
+
+def way_in(repo_id: str, repo_type: str = "model") -> str:
+    """Say how to get at a gated repository: its page, and an ungated mirror if one is known."""
+    mirror = f"use its ungated mirror {MIRRORS[repo_id]}" if repo_id in MIRRORS else "choose another"
+    return f"accept its licence at {page(repo_id, repo_type)} with the account of your HF_TOKEN, or {mirror}"
 
 
 def hub_identity(token: str | None) -> dict | None:
@@ -41,7 +58,8 @@ def hub_identity(token: str | None) -> dict | None:
         if getattr(getattr(error, "response", None), "status_code", None) == 401:
             return None
         raise ConnectionError(
-            f"The Hub at {hub_url()} did not say whose token this is ({type(error).__name__})."
+            f"The Hub at {hub_url()} did not say whose token this is ({type(error).__name__}): run this cell again "
+            "when the network is back."
         ) from error
     role = me.get("auth", {}).get("accessToken", {}).get("role", "read")
     return {"name": me["name"], "role": role, "namespaces": [me["name"], *(org["name"] for org in me.get("orgs", []))]}
@@ -52,40 +70,46 @@ def in_one_sentence(repo_id: str, repo_type: str = "model", revision: str | None
     """Turn what the Hub's client raises about a repository into one sentence with what to do; the cause stays attached.
 
     Raises:
-        PermissionError: if the repository is gated, and its licence not accepted, or the token unknown.
+        PermissionError: if the repository is gated, and its licence not accepted, or the token unknown or too weak.
         FileNotFoundError: if there is no such repository or revision, or the token may not see it.
         ConnectionError: if the Hub cannot be reached, or fails.
     """
     import httpx
     from huggingface_hub import errors
 
+    def told(kind: type, what: str, error: Exception) -> None:
+        raise kind(what) from error
+
     try:
         yield
     except errors.GatedRepoError as error:
-        raise PermissionError(f"{repo_id} is gated, and you have no access yet: {_way_in(repo_id)}.") from error
+        told(PermissionError, f"{repo_id} is gated, and you have no access yet: {way_in(repo_id, repo_type)}.", error)
     except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"The Hub at {hub_url()} has no {repo_type} {repo_id!r} that you may read: look for a slip in its name; "
-            "if it is private, set HF_TOKEN to a token of its owner."
-        ) from error
+        what = f"The Hub at {hub_url()} has no {repo_type} {repo_id!r} that you may read: look for a slip in its name; "
+        told(FileNotFoundError, what + "if it is private, set HF_TOKEN to a token of its owner.", error)
     except errors.RevisionNotFoundError as error:
-        raise FileNotFoundError(
-            f"{repo_id} has no revision {revision!r}: choose a branch, tag or commit from {hub_url()}/{repo_id}."
-        ) from error
+        what = (
+            f"{repo_id} has no revision {revision!r}: choose a branch, tag or commit from {page(repo_id, repo_type)}."
+        )
+        told(FileNotFoundError, what, error)
     except errors.HFValidationError as error:
-        raise FileNotFoundError(
-            f"{repo_id!r} is neither a folder or file here nor a name that the Hub could have: check the path."
-        ) from error
-    except (httpx.HTTPError, errors.HfHubHTTPError) as error:
-        if getattr(getattr(error, "response", None), "status_code", None) == 401:
-            raise PermissionError(
+        what = f"{repo_id!r} is neither a folder or file here nor a name that the Hub could have: check the path."
+        told(FileNotFoundError, what, error)
+    except (httpx.HTTPError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError, RuntimeError) as error:
+        # huggingface_hub raises a RuntimeError for an upload that failed
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status == 401:
+            what = (
                 f"The Hub at {hub_url()} does not know your HF_TOKEN, and answers nothing while it is set: make a new "
-                "one at https://huggingface.co/settings/tokens, or remove it."
-            ) from error
-        raise ConnectionError(
-            f"The Hub at {hub_url()} did not answer for {repo_id} ({type(error).__name__}): run this cell again when "
-            "the network is back."
-        ) from error
+            )
+            told(PermissionError, what + "one at https://huggingface.co/settings/tokens, or remove it.", error)
+        if status == 403:
+            what = f"Your HF_TOKEN may not do this with {repo_id}: make one with the role write at "
+            told(PermissionError, what + "https://huggingface.co/settings/tokens, or choose another repository.", error)
+        if status == 404:
+            told(FileNotFoundError, f"The Hub at {hub_url()} has no {repo_type} {repo_id!r}: check the name.", error)
+        what = f"The Hub at {hub_url()} failed for {repo_id} ({type(error).__name__}): run this cell again, when the "
+        told(ConnectionError, what + "network is back.", error)
 
 
 def resolve_revision(
@@ -112,74 +136,34 @@ def resolve_revision(
         return None, "local"
     with in_one_sentence(repo_id, repo_type, revision):
         info = HfApi(token=token).repo_info(repo_id, revision=revision, repo_type=repo_type)
+        if repo_type == "dataset" and info.gated:  # its name may be known to all, and its rows not
+            HfApi(token=token).auth_check(repo_id, repo_type=repo_type)
     host = hub_url().split("//")[-1].split(":")[0]
     return info.sha, f"stand-in at {host}" if "stand-in" in (info.tags or []) else host
 
 
-@dataclass(frozen=True)
-class Base:
-    """What is known of a base before anything large is downloaded."""
-
-    name: str
-    commit: str | None  # `None` for a local folder
-    host: str
-    licence: str
-    gate: str  # a sentence
-    may_download: bool
-    download_gb: float  # what is not on this machine yet, in GB (10^9 bytes)
-    size_gb: float  # its safetensors
-    config: object | None  # `transformers` configuration, if it can be read
-    trouble: str | None  # why it cannot; for a gated one, the way in
-
-
-def model_name(base_model: str) -> str:
-    """Name the model that is trained from a base, as the licence of Llama 3 wants it.
-
-    Example:
-        >>> model_name("NousResearch/Meta-Llama-3-8B"), model_name("microsoft/phi-2")
-        ('Llama-3-8B-ORPO', 'phi-2-ORPO')
-    """
-    return f"{Path(base_model).name.removeprefix('Meta-').replace(' ', '-')}-ORPO"
-
-
-def describe_base(base_model: str, revision: str | None = None, token: str | None = None) -> Base:
-    """Look up what the Hub says of a base before anything large is downloaded.
-
-    Args:
-        base_model: Hub id or local folder.
-        revision: branch, tag or commit; `None` for `main`.
-        token: Hub token, for gated repositories.
+def create_repository(repo_id: str, token: str | None, private: bool = True) -> None:
+    """Make a model repository, if it is not there.
 
     Raises:
-        FileNotFoundError, ConnectionError: see `in_one_sentence`.
+        PermissionError: if it should be private, and is there and public; see `in_one_sentence` for the others.
     """
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError
+    from huggingface_hub import HfApi
 
-    commit, host = resolve_revision(base_model, revision, token=token)
-    if commit is None:
-        size = sum(path.stat().st_size for path in Path(base_model).glob(WEIGHTS)) / 1e9
-        config, trouble = _read_config(base_model, None, None)
-        return Base(base_model, None, host, "see the folder", "local", True, 0.0, size, config, trouble)
     api = HfApi(token=token)
-    with in_one_sentence(base_model, revision=commit):
-        info = api.model_info(base_model, revision=commit, files_metadata=True)
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings if file.rfilename.endswith(".safetensors")}
-    size = sum(sizes.values()) / 1e9
-    licence = next((tag.split(":", 1)[1] for tag in info.tags or [] if tag.startswith("license:")), "not stated")
-    gate = "gated, and you have access" if info.gated else "not gated"
-    try:
-        if info.gated:
-            api.auth_check(base_model)
-    except GatedRepoError:
-        gate = "gated, and you have no access yet"
-        return Base(base_model, commit, host, licence, gate, False, size, size, None, _way_in(base_model))
-    cached = {name for name in sizes if isinstance(try_to_load_from_cache(base_model, name, revision=commit), str)}
-    missing = sum(size for name, size in sizes.items() if name not in cached) / 1e9
-    return Base(base_model, commit, host, licence, gate, True, missing, size, *_read_config(base_model, commit, token))
+    with in_one_sentence(repo_id):
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        public = private and not api.model_info(repo_id).private
+    if public:
+        raise PermissionError(
+            f"{repo_id} is there already, and public: make it private at {page(repo_id)}/settings, or "
+            "choose another name."
+        )
 
 
-def commit_files(folder, repo_id: str, patterns: list[str], token: str | None, below="", replaces="") -> str:
+def commit_files(
+    folder, repo_id: str, patterns: list[str], token: str | None, below: str = "", replaces: list[str] | None = None
+) -> str:
     """Upload the files of a folder that are on a list as one commit, so that a branch never holds half of them.
 
     Not `upload_folder`: with hf_xet it commits what takes longer than five minutes in several parts.
@@ -190,40 +174,53 @@ def commit_files(folder, repo_id: str, patterns: list[str], token: str | None, b
         patterns: of paths relative to the folder.
         token: Hub token that may write.
         below: folder of the repository that they go to, with a slash at its end.
-        replaces: beginning of the paths whose other files are deleted.
+        replaces: patterns of paths in the repository; what is there, but not in this upload, is deleted.
 
     Returns:
         The commit, 40 hex digits.
 
     Raises:
-        FileNotFoundError: if no file of the folder is on the list.
+        FileNotFoundError: if no file of the folder is on the list; see `in_one_sentence` for the others.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api, folder = HfApi(token=token), Path(folder)
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    names = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+    names = [name for name in names if matches(name, patterns)]
     if not names:
         raise FileNotFoundError(f"There is nothing to upload in {folder}: no {', '.join(patterns)}.")
     operations = [CommitOperationAdd(f"{below}{name}", folder / name) for name in names]
-    old = {path for path in api.list_repo_files(repo_id) if path.startswith(replaces)} if replaces else set()
-    operations += [CommitOperationDelete(path) for path in sorted(old - {f"{below}{name}" for name in names})]
-    return api.create_commit(repo_id, operations, commit_message=f"Upload {folder.name}").oid
+    with in_one_sentence(repo_id):
+        old = {path for path in api.list_repo_files(repo_id) if matches(path, replaces or [])}
+        operations += [CommitOperationDelete(path) for path in sorted(old - {f"{below}{name}" for name in names})]
+        return api.create_commit(repo_id, operations, commit_message=f"Upload {folder.name}").oid
 
 
-def _read_config(base_model: str, commit: str | None, token: str | None):
-    from transformers import AutoConfig
+def matches(path: str, patterns: list[str]) -> bool:
+    """Say whether a path is on a list of patterns, in which `*` stops at a slash.
 
-    try:
-        return AutoConfig.from_pretrained(base_model, revision=commit, token=token, trust_remote_code=False), None
-    except ValueError as error:
-        if "custom code" in str(error) or "trust_remote_code" in str(error):
-            return None, "it brings code of its own, and the course never runs a repository's code"
-        return None, f"no config.json names an architecture that transformers knows ({str(error).split('. ')[0]})"
-    except OSError as error:
-        return None, f"its config.json cannot be read ({str(error).splitlines()[0]})"
+    Example:
+        >>> matches("adapter/run.json", ["adapter/*.json"]), matches("adapter/old/run.json", ["adapter/*.json"])
+        (True, False)
+    """
+    return any(
+        pattern.count("/") == path.count("/")
+        and all(fnmatch(*pair) for pair in zip(path.split("/"), pattern.split("/"), strict=True))
+        for pattern in patterns
+    )
 
 
-def _way_in(base_model: str) -> str:
-    mirror = f"use its ungated mirror {MIRRORS[base_model]}" if base_model in MIRRORS else "choose another base"
-    return f"accept its licence at {hub_url()}/{base_model} with the account of your HF_TOKEN, or {mirror}"
+def is_as_listed(path: Path, entry) -> bool:
+    """Say whether a file holds, bit for bit, what the Hub lists: by sha256, or for small files by git's own name.
+
+    Args:
+        path: local file, which may be missing.
+        entry: of the Hub's listing, such as `huggingface_hub.RepoFile`, with `lfs` or `blob_id`.
+    """
+    if not path.exists():
+        return False
+    if entry.lfs:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == entry.lfs.sha256
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0%b" % (len(data), data)).hexdigest() == entry.blob_id

@@ -3,11 +3,9 @@
 A Colab machine vanishes with what is on it; a folder on Drive stays, and is found here too. Left out: publishing.
 """
 
-import hashlib
 import json
 import re
 import tempfile
-from fnmatch import fnmatch
 from pathlib import Path
 
 from utils import hub_access
@@ -16,21 +14,17 @@ from utils import hub_access
 # resuming reads, transformers loads with weights_only=True (optimizer, scheduler, scaler, random state), which runs no
 # code, and peft as safetensors: a private repository of one's own is safe to resume from.
 CHECKPOINT_FILES = ["*.safetensors", "*.json", "*.jinja", "*.pt", "*.pth"]
-ADAPTER_FILES = ["adapter_model.safetensors", "*.json", "*.jinja", "*.md", "*.txt", "LICENSE*", "USE_POLICY*"]
-RUN_FILES = ["run.json", "trainer_state.json", "held_out.json", *[f"adapter/{pattern}" for pattern in ADAPTER_FILES]]
+KEPT_ADAPTER_FILES = ["adapter_model.safetensors", "*.json", "*.jinja", "*.md", "*.txt", "LICENSE*", "USE_POLICY*"]
+RUN_FILES = [
+    "run.json",
+    "trainer_state.json",
+    "held_out.json",
+    *[f"adapter/{pattern}" for pattern in KEPT_ADAPTER_FILES],
+]
 HOW = (
-    "Run 03_train_with_orpo here, or with ARTIFACTS on Drive and the same here, or with KEEP_REPO and its Hub id here."
+    "Run 03_train_with_orpo first; if it ran on another machine, set ARTIFACTS to the same Drive folder, or ADAPTER "
+    "to the repository that was its KEEP_REPO."
 )
-
-
-def create_private(repo_id: str, token: str | None) -> None:
-    """Make a private repository, if it is not there; raise `PermissionError` if it is there and public."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    api.create_repo(repo_id, private=True, exist_ok=True)
-    if not api.model_info(repo_id).private:
-        raise PermissionError(f"{repo_id} is public, and a run's prompts may not be: make it private, or take another.")
 
 
 def keep_checkpoints(repo_id: str, token: str | None):
@@ -61,14 +55,46 @@ def keep_checkpoints(repo_id: str, token: str | None):
             if checkpoint != self.newest:  # it waited so long that a newer one waits behind it
                 return
             try:
-                _send(checkpoint, repo_id, CHECKPOINT_FILES, token, f"checkpoints/{checkpoint.name}/", "checkpoints/")
+                _send(
+                    checkpoint, repo_id, CHECKPOINT_FILES, token, f"checkpoints/{checkpoint.name}/", ["checkpoints/*/*"]
+                )
+                self.told = False
             except Exception as error:  # no network, no rights, a full Hub: none of them may cost the training
                 if checkpoint == self.newest and not self.told:  # an older one may be rotated away: the next follows
                     self.told = True  # without the error's text, which may hold a signed address
                     why = type(error).__name__
-                    print(f"{checkpoint} is safe here, but not kept in {repo_id} ({why}): the next save tries again.")
+                    print(f"{checkpoint} is safe here, but not kept in {repo_id} ({why}); a later save tries again.")
 
     return KeepsCheckpoints()
+
+
+def forget_checkpoints(repo_id: str, token: str | None) -> None:
+    """Delete the checkpoint that a repository keeps of an earlier run, so that the new run never goes on from it."""
+    from huggingface_hub import CommitOperationDelete, HfApi
+
+    _, files = _listing(repo_id, token)
+    old = [CommitOperationDelete(path) for path in files if path.startswith("checkpoints/")]
+    if old:
+        with hub_access.in_one_sentence(repo_id):
+            HfApi(token=token).create_commit(repo_id, old, commit_message="Begin a new run")
+
+
+def write_record(run_folder, record: dict) -> None:
+    """Write a run's record beside it, and beside the adapter without prompts and without paths of this machine.
+
+    The adapter's files may be published; what `run.json` in the run's folder says more is for the next notebook.
+    """
+    run_folder = Path(run_folder)
+    (run_folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    public = json.loads(json.dumps(record))
+    public["report"].pop("examples", None)
+    for key, commit in record["revisions"].items():
+        if commit is None:  # a folder or file
+            public["recipe"][key] = Path(record["recipe"][key]).name
+    (run_folder / "adapter" / "run.json").write_text(json.dumps(public, indent=2) + "\n")
+    path = run_folder / "adapter" / "adapter_config.json"
+    config = json.loads(path.read_text()) | {"base_model_name_or_path": public["recipe"]["base_model"]}
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def keep_run(run_folder, repo_id: str, token: str | None) -> str:
@@ -103,7 +129,7 @@ def find_run(given: str | None, run_folder, token: str | None = None, needs=("ru
 
     Raises:
         FileNotFoundError: saying which notebook makes it, and how to keep it.
-        ValueError: naming the files that did not come as the Hub lists them.
+        ValueError: naming the files that did not arrive as the Hub lists them.
     """
     folder = Path(run_folder if given is None else given)
     here = given is None or folder.exists()
@@ -113,7 +139,7 @@ def find_run(given: str | None, run_folder, token: str | None = None, needs=("ru
         raise FileNotFoundError(f"There is no run in {given or folder} (no {' or '.join(needs)}). {HOW}")
     if not here:  # a copy of its own, not the cache: files are added to it
         folder = Path(run_folder).parent / f"{given.replace('/', '--')}-{commit[:8]}"
-        _download(given, commit, files, [*ADAPTER_FILES, *RUN_FILES], folder, token)
+        _download(given, commit, files, [*KEPT_ADAPTER_FILES, *RUN_FILES], folder, token)
     return folder
 
 
@@ -129,43 +155,38 @@ def find_adapter(given: str | None, run_folder, token: str | None = None) -> tup
     folder = folder / "adapter" if (folder / "adapter").exists() else folder
     if not (folder / "adapter_config.json").exists() or not (folder / "run.json").exists():
         raise FileNotFoundError(f"There is no adapter with its run.json in {folder}. {HOW}")
-    run, held_out = json.loads((folder / "run.json").read_text()), folder.parent / "held_out.json"
+    whole = folder.parent / "run.json" if folder.name == "adapter" else folder / "run.json"
+    record, held_out = whole if whole.exists() else folder / "run.json", folder.parent / "held_out.json"
+    run = json.loads(record.read_text())
     talks = [[{"role": "user", "content": prompt}] for prompt in course_prompts()]
     return folder, run, json.loads(held_out.read_text()) if held_out.exists() else talks
 
 
-def _send(folder: Path, repo_id: str, patterns: list[str], token: str | None, *places: str) -> str:
-    create_private(repo_id, token)  # asked each time, for it may have become public
-    return hub_access.commit_files(folder, repo_id, patterns, token, *places)
+def _send(folder: Path, repo_id: str, patterns: list[str], token: str | None, below="", replaces=None) -> str:
+    hub_access.create_repository(repo_id, token)  # asked each time, for it may have become public
+    return hub_access.commit_files(folder, repo_id, patterns, token, below, replaces)
 
 
 def _listing(repo_id: str, token: str | None) -> tuple[str, dict]:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        info = HfApi(token=token).model_info(repo_id, files_metadata=True)
-    except (HFValidationError, HfHubHTTPError) as error:
-        if isinstance(error, HfHubHTTPError) and error.response.status_code not in (401, 403, 404):
-            raise
-        message = f"{repo_id} is no folder on this machine, and no repository that this token may read. {HOW}"
-        raise FileNotFoundError(message) from error
+        with hub_access.in_one_sentence(repo_id):
+            info = HfApi(token=token).model_info(repo_id, files_metadata=True)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} {HOW}") from error
     return info.sha, {file.rfilename: file for file in info.siblings}
 
 
 def _download(repo_id: str, commit: str, files: dict, patterns: list[str], folder: Path, token) -> None:
     from huggingface_hub import snapshot_download
 
-    files = {path: entry for path, entry in files.items() if any(fnmatch(path, pattern) for pattern in patterns)}
-    wanted = [path for path in files if not _is_as_listed(folder / path, files[path])]
+    files = {path: entry for path, entry in files.items() if hub_access.matches(path, patterns)}
+    wanted = [path for path in files if not hub_access.is_as_listed(folder / path, files[path])]
     get = {"allow_patterns": wanted, "force_download": True}  # for the client takes a wrong one that came once for done
-    snapshot_download(repo_id, revision=commit, local_dir=folder, token=token, **get)
-    if wrong := [path for path in wanted if not _is_as_listed(folder / path, files[path])]:
-        raise ValueError(f"{repo_id} @ {commit}: {', '.join(wrong)} did not come as the Hub lists it. Run this again.")
-
-
-def _is_as_listed(path: Path, entry) -> bool:
-    data = path.read_bytes() if path.exists() else b""
-    if entry.lfs:
-        return hashlib.sha256(data).hexdigest() == entry.lfs.sha256
-    return hashlib.sha1(b"blob %d\0%b" % (len(data), data)).hexdigest() == entry.blob_id  # git's own name for it
+    with hub_access.in_one_sentence(repo_id):
+        snapshot_download(repo_id, revision=commit, local_dir=folder, token=token, **get)
+    if wrong := [path for path in wanted if not hub_access.is_as_listed(folder / path, files[path])]:
+        raise ValueError(
+            f"{repo_id} @ {commit}: {', '.join(wrong)} did not arrive as the Hub lists it: run this cell again."
+        )

@@ -24,7 +24,7 @@ def count_weights(model, target_modules, lora_r: int = 16) -> dict[str, int]:
     """Count the weights of a decoder by part.
 
     Args:
-        model: a causal language model, or its `utils.model_loading.skeleton`.
+        model: a causal language model, or its `utils.bases.skeleton`.
         target_modules: names of the linear layers that get LoRA.
         lora_r: rank of LoRA.
 
@@ -57,7 +57,7 @@ def predict(
     """Predict the peak memory of training by part.
 
     Args:
-        model: the base, or its `utils.model_loading.skeleton`.
+        model: the base, or its `utils.bases.skeleton`.
         target_modules: names of the linear layers that get LoRA.
         micro_batch: pairs in one forward pass; each is two rows.
         max_length: tokens of the longest row.
@@ -91,7 +91,7 @@ def budgets(model, recipe, profiles: dict) -> dict[str, dict[str, float]]:
     """Predict the parts of the peak for every profile, each with its own dtype and pairs in a pass.
 
     Args:
-        model: the base, or its `utils.model_loading.skeleton`.
+        model: the base, or its `utils.bases.skeleton`.
         recipe: a `utils.recipes.Recipe`.
         profiles: name -> `utils.profiles.Profile`.
     """
@@ -159,9 +159,11 @@ def measured_peak_gb(resident_before: float) -> float:
         resident_before: `resident_gb` before the base was loaded.
     """
     import resource
+    import sys
 
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9 - resident_before
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9 - resident_before

@@ -4,11 +4,10 @@ The merge itself is two lines and stands in notebook 05. Left out: merging into 
 is not on the list.
 """
 
-import hashlib
 from fnmatch import fnmatch
 from pathlib import Path
 
-from utils import hub_access
+from utils import bases, hub_access
 
 TEXT_FILES = [
     "README.md",
@@ -123,24 +122,23 @@ def model_card(repo_id: str, run: dict, parity: dict[str, float] | None = None) 
     from huggingface_hub import ModelCard, ModelCardData
 
     base, public = run["recipe"]["base_model"], run["revisions"]["base_model"] is not None
-    llama3, licence = "llama-3" in base.lower(), run.get("licence")
+    licence = bases.llama_licence(base, run.get("licence")) or run.get("licence") if public else None
     data = ModelCardData(
         base_model=base if public else None,  # a folder's path is nobody else's business
         datasets=[run["recipe"]["dataset"]] if run["revisions"]["dataset"] else None,
         library_name="transformers" if parity else "peft",
-        license="llama3" if llama3 else licence if public and licence != "not stated" else None,
+        license=None if licence == "not stated" else licence,
         pipeline_tag="text-generation",
         tags=["orpo", "trl"],
     )
+    llama = bases.llama_licence(base, run.get("licence"))
     template = Path(__file__).with_name("model_card.md")
     name = repo_id.split("/")[-1]
     sources = {
         part: run["recipe"][key] if run["revisions"][key] else Path(run["recipe"][key]).name
         for part, key in (("base", "base_model"), ("data", "dataset"))
     }
-    return str(
-        ModelCard.from_template(data, str(template), name=name, run=run, parity=parity, llama3=llama3, **sources)
-    )
+    return str(ModelCard.from_template(data, str(template), name=name, run=run, parity=parity, llama=llama, **sources))
 
 
 def push(folder: Path, repo_id: str, allow: list[str], token: str | None, private: bool = True) -> str:
@@ -156,10 +154,8 @@ def push(folder: Path, repo_id: str, allow: list[str], token: str | None, privat
     Returns:
         The commit, 40 hex digits.
     """
-    from huggingface_hub import HfApi
-
-    HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True)
-    return hub_access.commit_files(folder, repo_id, allow, token)
+    hub_access.create_repository(repo_id, token, private)
+    return hub_access.commit_files(folder, repo_id, allow, token, replaces=allow)
 
 
 def pull_and_verify(
@@ -182,26 +178,21 @@ def pull_and_verify(
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    snapshot_download(repo_id, revision=revision, token=token, local_dir=target)
-    sent = {
-        path.name: sha256(path) for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in allow)
-    }
-    came = {
-        path.name: sha256(path) for path in Path(target).iterdir() if path.is_file() and path.name != ".gitattributes"
-    }
-    listed = {
-        entry.path: entry.lfs.sha256
-        for entry in HfApi(token=token).list_repo_tree(repo_id, revision=revision)
-        if getattr(entry, "lfs", None)
-    }
-    wrong = sorted(name for name in sent.keys() | came.keys() if sent.get(name) != came.get(name))
-    wrong += sorted(name for name, digest in listed.items() if name not in wrong and sent.get(name) != digest)
+    with hub_access.in_one_sentence(repo_id, revision=revision):
+        files = HfApi(token=token).model_info(repo_id, revision=revision, files_metadata=True).siblings
+        snapshot_download(repo_id, revision=revision, token=token, local_dir=target, allow_patterns=allow)
+    listed = {entry.rfilename: entry for entry in files if hub_access.matches(entry.rfilename, allow)}
+    sent = {path.name for path in folder.iterdir() if hub_access.matches(path.name, allow)}
+    wrong = [
+        name
+        for name in sorted(sent | listed.keys())
+        if name not in listed
+        or not hub_access.is_as_listed(folder / name, listed[name])
+        or not hub_access.is_as_listed(Path(target) / name, listed[name])
+    ]
     if wrong:
-        raise ValueError(f"{repo_id} at {revision} does not hold what was pushed: {', '.join(wrong)}. Push again.")
+        raise ValueError(
+            f"{repo_id} at {revision} does not hold what was pushed: {', '.join(wrong)}. Push again, or choose an "
+            "empty repository."
+        )
     return Path(target)
-
-
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file as 64 hex digits, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,26 +1,16 @@
-"""Preference data from a Hub repository, a folder or a file: pairs in one form, and an account of what is dropped.
+"""Preference data from a Hub repository, a folder or a file: chosen, split, and an account of what is dropped.
 
-One row is always `{"source": str, "prompt": [messages], "chosen": [one assistant message], "rejected": [one assistant
-message]}`. Left out: columns of other names than prompt, chosen, rejected and system.
+What form a row may have: see `pair_formats`. Left out so far: several data sets in one mix.
 """
 
 import hashlib
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from utils.pair_formats import NotAPair, source_of, to_pair
+
 FILE_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-FORMS = r"""A pair may stand in four forms:
-1. message lists: chosen and rejected are [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}];
-2. message lists with a prompt column, which is a message list or text, and answers of one message or the whole talk;
-3. plain text: prompt, chosen and rejected are strings, and system may be one;
-4. transcripts: chosen and rejected are strings like "\n\nHuman: ...\n\nAssistant: ..."."""
-_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-
-
-class NotAPair(ValueError):
-    """A row of a known form whose two sides are no answers to one question; the message is the reason in few words."""
 
 
 @dataclass
@@ -56,24 +46,24 @@ class Report:
         return "\n".join(lines)
 
 
-def load_rows(
+def load_splits(
     dataset: str,
     revision: str | None = None,
     split: str = "train",
     config: str | None = None,
     token: str | None = None,
 ):
-    """Load the raw rows of one split of a data set.
+    """Load the raw rows to train on, and those to test on if the data set has them.
 
     Args:
         dataset: Hub id, local folder, or local .jsonl, .json or .parquet file, which is one split, train.
         revision: commit of a Hub data set.
-        split: such as "train" or "test".
+        split: to train on; its test split has the same name with test in the place of train, such as test_prefs.
         config: configuration, for a data set that has several.
         token: Hub token for private data.
 
     Returns:
-        `datasets.Dataset`, or `None` if there is no split of this name that is for testing.
+        (`datasets.Dataset`, `datasets.Dataset` or `None`).
 
     Raises:
         ValueError: for a file of another format, an unknown split or configuration, or data that needs code to load.
@@ -84,104 +74,27 @@ def load_rows(
     if path.is_file():
         if path.suffix not in FILE_FORMATS:
             raise ValueError(f"{dataset} is not one of {', '.join(FILE_FORMATS)}. Convert it, one pair a row.")
-        if split != "train":
-            return None
-        return load_dataset(FILE_FORMATS[path.suffix], data_files=str(path), split="train")
-    try:
-        configs = get_dataset_config_names(dataset, revision=revision, token=token)
-        if config not in configs and (config is not None or "default" not in configs and len(configs) > 1):
-            raise ValueError(f"{dataset} has no configuration {config!r}. Set DATASET_CONFIG: {', '.join(configs)}.")
-        splits = get_dataset_split_names(dataset, config, revision=revision, token=token)
-    except RuntimeError as error:  # what datasets raises where a repository brings a script
-        raise ValueError(
-            f"{dataset} cannot be loaded without running its code, which the course never does: {error} "
-            "Choose data in Parquet or JSON lines."
-        ) from error
-    if split in splits:
-        return load_dataset(dataset, config, revision=revision, split=split, token=token)
-    if "test" in split:
-        return None
-    raise ValueError(f"{dataset} has no split {split!r}. Set DATASET_SPLIT to one of {', '.join(splits)}.")
-
-
-def to_pair(row: dict) -> dict:
-    """Bring a row of one of the four `FORMS` into the course's form: the prompt is all before the last assistant turn.
-
-    Beside whole conversations, a `prompt` column repeats what they begin with and is left aside: kept, it would be
-    trained on twice.
-
-    Args:
-        row: with the columns `chosen` and `rejected`, and perhaps `prompt` and `system`.
-
-    Raises:
-        NotAPair: if the two sides do not answer the same prompt, or do not answer.
-        ValueError: if the row has another form, naming the column, what it holds, and all columns.
-
-    Example:
-        >>> row = {"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}
-        >>> to_pair(row)["prompt"]
-        [{'role': 'user', 'content': 'Hi'}]
-    """
-    chosen, rejected = _conversation(row, "chosen"), _conversation(row, "rejected")
-    if not chosen[-1]["role"] == rejected[-1]["role"] == "assistant":
-        raise NotAPair("does not end with an answer")
-    if chosen[:-1] != rejected[:-1]:
-        raise NotAPair("prompts of the two sides differ")
-    if len(chosen) < 2 or chosen[-2]["role"] != "user":
-        raise NotAPair("no question before the answer")
-    return {"source": _source(row), "prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
-
-
-def _conversation(row: dict, side: str) -> list[dict]:
-    """Read one side of a row as a list of messages, with the prompt in front."""
-    prompt, answer = row.get("prompt"), row.get(side)
-    if isinstance(answer, str):
-        text = answer if not _is_transcript(prompt) or answer.startswith(prompt) else prompt + answer
-        if _is_transcript(text):
-            return _turns(text)
-        if prompt is None:
-            raise _refusal(row, side, "is plain text that is no transcript, and there is no column prompt")
-        answer = [{"role": "assistant", "content": answer}]
-    messages = _messages(row, side, answer)
-    if isinstance(prompt, str):
-        if len(messages) > 1:
-            return messages  # the whole conversation: the prompt repeats its question
-        system = row.get("system")
-        before = [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
-        return [*before, {"role": "user", "content": prompt}, *messages]
-    given = _messages(row, "prompt", prompt) if prompt is not None else []
-    return messages if messages[: len(given)] == given else given + messages
-
-
-def _messages(row: dict, column: str, value) -> list[dict]:
-    if not isinstance(value, list) or not value:
-        raise _refusal(row, column, f"is {value!r:.100}")
-    for message in value:
-        fields = [message.get(key) for key in ("role", "content")] if isinstance(message, dict) else [None]
-        if not all(isinstance(text, str) for text in fields):
-            raise _refusal(row, column, f"holds {message!r:.100}, not a role and a content that are text")
-    return [{"role": message["role"], "content": message["content"]} for message in value]
-
-
-def _is_transcript(text) -> bool:
-    return isinstance(text, str) and text.lstrip().startswith("Human:") and "\n\nAssistant:" in text
-
-
-def _turns(transcript: str) -> list[dict]:
-    parts = re.split(r"(?:^|\n\n)(Human|Assistant):", "\n\n" + transcript.lstrip())[1:]
-    return [
-        {"role": _SPEAKERS[speaker], "content": text.strip()}
-        for speaker, text in zip(parts[::2], parts[1::2], strict=True)
-    ]
-
-
-def _refusal(row: dict, column: str, what: str) -> ValueError:
-    found = what if column in row else "is missing"
-    return ValueError(f"column {column} {found}. The row has the columns {', '.join(sorted(row))}. {FORMS}")
-
-
-def _source(row: dict) -> str:
-    return str(row.get("source") or row.get("dataset") or "unnamed")
+        kind, where, splits = FILE_FORMATS[path.suffix], {"data_files": str(path)}, ["train"]
+    else:
+        try:
+            configs = get_dataset_config_names(dataset, revision=revision, token=token)
+            if config not in configs and (config is not None or "default" not in configs and len(configs) > 1):
+                raise ValueError(
+                    f"{dataset} has several configurations, and {config!r} is none of them: set DATASET_CONFIG to one "
+                    f"of {', '.join(configs)}."
+                )
+            splits = get_dataset_split_names(dataset, config, revision=revision, token=token)
+        except RuntimeError as error:  # what datasets raises where a repository brings a script
+            raise ValueError(
+                f"{dataset} cannot be loaded without running its code, which the course never does: {error} "
+                "Choose data in Parquet or JSON lines."
+            ) from error
+        kind, where = dataset, {"name": config, "revision": revision, "token": token}
+    if split not in splits:
+        raise ValueError(f"{dataset} has no split {split!r}. Set DATASET_SPLIT to one of {', '.join(splits)}.")
+    test = split.replace("train", "test")
+    rows = load_dataset(kind, split=split, **where)
+    return rows, load_dataset(kind, split=test, **where) if test != split and test in splits else None
 
 
 def split_pairs(rows, num_train: int | None, num_eval: int, problem, seed: int = 42, eval_rows=None):
@@ -205,6 +118,7 @@ def split_pairs(rows, num_train: int | None, num_eval: int, problem, seed: int =
         ValueError: for a row of no known form, naming it; or if nothing is left to train or to evaluate on, with the
             report.
     """
+    import numpy
     from datasets import Dataset, DatasetDict
     from tqdm.auto import tqdm
 
@@ -213,8 +127,11 @@ def split_pairs(rows, num_train: int | None, num_eval: int, problem, seed: int =
     share = 0.0 if eval_rows is not None else min(num_eval / min(num_eval + wanted["train"], len(rows)), 0.2)
     parts = [("test", eval_rows)] if eval_rows is not None else []
     parts.append(("train", rows))
-    orders = ((part, name, _seeded_order(len(part), seed)) for name, part in parts)
-    stream = ((part[number], name, number) for part, name, order in orders for number in order)
+    stream = (
+        (part[int(number)], name, int(number))
+        for name, part in parts
+        for number in numpy.random.default_rng(seed).permutation(len(part))
+    )
     tested = set()
     for row, split, number in tqdm(stream, desc="Choosing pairs", total=sum(len(part) for _, part in parts)):
         if all(len(chosen[name]) >= wanted[name] for name in chosen):
@@ -222,9 +139,9 @@ def split_pairs(rows, num_train: int | None, num_eval: int, problem, seed: int =
         try:
             pair, reason = to_pair(row), None
         except NotAPair as error:
-            pair, reason = {"prompt": []}, str(error)
+            pair, reason = {"prompt": [{"content": str(row.get("prompt") or row["chosen"])}]}, str(error)
         except ValueError as error:
-            where = f"Row {number} (counted from 0) of {split}, source {_source(row)!r}"
+            where = f"Row {number} (counted from 0) of {split}, source {source_of(row)!r}"
             raise ValueError(f"{where}: {error}") from None
         side = "test" if split == "test" or prompt_hash(pair) < share else "train"
         if len(chosen[side]) >= wanted[side]:
@@ -241,14 +158,11 @@ def split_pairs(rows, num_train: int | None, num_eval: int, problem, seed: int =
             tested.add(prompt_hash(pair))
     if not chosen["train"] or not chosen["test"]:
         empty = "train" if not chosen["train"] else "evaluate"
-        raise ValueError(f"No pair is left to {empty} on. Raise MAX_LENGTH, or choose other data.\n{report}")
+        raise ValueError(
+            f"No pair is left to {empty} on, for the reasons below: raise MAX_LENGTH if pairs are too long, else mend "
+            f"the rows or choose other data.\n{report}"
+        )
     return DatasetDict({name: Dataset.from_list(pairs) for name, pairs in chosen.items()}), report
-
-
-def _seeded_order(count: int, seed: int) -> list[int]:
-    import numpy
-
-    return numpy.random.default_rng(seed).permutation(count).tolist()
 
 
 def prompt_hash(pair: dict) -> float:

@@ -4,11 +4,12 @@ Notebook 00 shows it for the run that you plan; 03 and 05 show it again and stop
 later. Left out: what only the work itself can tell, such as a network that fails halfway.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from utils import figures, memory, model_loading, profiles, recipes
+from utils import bases, environment, figures, memory, profiles, recipes
 
 ROOM = {"cuda": 0.92, "cpu": 0.7}  # share of the memory that a run may take: the rest is the system's
+EVALUATION = 5 / 3  # five passes over the pairs held out, forward only: a third of the work
 SESSION_HOURS = 12  # the longest that Colab's FAQ promises to a free session
 GREEN, RED = "#b8e0d2", "#f5c6b0"  # tints of Okabe and Ito's: told apart by colour-blind readers, and by the words
 
@@ -32,7 +33,7 @@ def check_base(base) -> list[Check]:
     """Check that a base may be downloaded, is a causal language model, and comes without code and pickles.
 
     Args:
-        base: a `utils.hub_access.Base`.
+        base: a `utils.bases.Base`.
     """
     lines = [Check("licence", base.may_download, f"{base.name}: {base.licence}, {base.gate}", base.trouble or "")]
     if not base.may_download:
@@ -40,13 +41,13 @@ def check_base(base) -> list[Check]:
     trouble = base.trouble
     if trouble is None:
         try:
-            model_loading.skeleton(base.config)
+            bases.skeleton(base.config)
         except ValueError as error:
             trouble = str(error)
     found = trouble or f"{base.config.model_type}, {base.size_gb:.2f} GB of safetensors"
     if trouble is None and not base.size_gb:
         trouble = found = "its weights are pickles only, which may hold code"
-    mend = "choose a base that transformers knows, with weights in safetensors"
+    mend = "choose a base that continues text, such as a Llama, Qwen, Mistral or Phi, with weights in safetensors"
     return [*lines, Check("base", trouble is None, f"{base.name}: {found}", mend)]
 
 
@@ -55,36 +56,49 @@ def check_training(recipe, base, device, profile) -> list[Check]:
 
     Args:
         recipe: a `utils.recipes.Recipe`.
-        base: a `utils.hub_access.Base`; if it cannot be read, there is nothing to predict.
+        base: a `utils.bases.Base`; if it cannot be read, there is nothing to predict.
         device: a `utils.environment.Device`.
         profile: a `utils.profiles.Profile`.
     """
     if any(not line.fine for line in check_base(base)):
         return []
-    model = model_loading.skeleton(base.config)
-    recipe, _ = recipes.fit_to_base(recipe, {}, *model_loading.limits(model))
+    model = bases.skeleton(base.config)
+    recipe, _ = recipes.fit_to_base(recipe, {}, *bases.limits(model))
     budgets = memory.budgets(model, recipe, profiles.PROFILES)
+    own = replace(profile, dtype=device.dtype)  # which computes what the device can, whatever the profile is made for
+    needed = sum(memory.budgets(model, recipe, {"own": own})["own"].values())
     fitting = [
         name
         for name, parts in budgets.items()
         if sum(parts.values()) <= ROOM["cuda"] * profiles.PROFILES[name].memory_gb
     ]
-    larger = f"a GPU of profile {' or '.join(fitting)}" if fitting else "a smaller base: no profile holds this one"
+    larger = f"take a GPU of profile {' or '.join(fitting)}" if fitting else "take a smaller base: no profile holds it"
     billions = model.num_parameters() / 1e9
     needs_gpu = device.kind == "cpu" and billions > 0.5
     found = f"{device.name}, {device.memory_gb:.0f} GB, {device.dtype}, profile {profile.name}"
     lines = [Check("device", not needs_gpu, found, f"{larger}; in Colab, Runtime > Change runtime type")]
-    needed, room = sum(budgets[profile.name].values()), ROOM[device.kind] * device.memory_gb
+    room = ROOM[device.kind] * device.memory_gb
+    others = budgets.keys() - {"cpu"} if device.kind == "cuda" else ()
+    here = [name for name in budgets if name in others and sum(budgets[name].values()) <= room]
+    mend = f"set PROFILE = {here[-1]!r}, which takes fewer pairs at once" if here else larger
     found = f"{needed:.2f} GB predicted, {room:.1f} GB usable"
-    lines.append(Check("memory", needed <= room, found, f"{larger}, or a smaller MAX_LENGTH"))
+    lines.append(Check("memory", needed <= room, found, f"{mend}, or set a smaller MAX_LENGTH"))
+    return [*lines, _check_time(recipe, billions, device, profile, larger)]
+
+
+def _check_time(recipe, billions: float, device, profile, larger: str) -> Check:
     hours = predicted_hours(recipe, billions, profile)
     if hours is None:
-        return [*lines, Check("time", True, "known when the data is loaded: NUM_PAIRS is all of it")]
+        found = "not known yet, for NUM_PAIRS takes all of your data; notebook 03 measures it before it trains"
+        return Check("time", True, found)
     found = f"{_in_words(hours)}, estimated; notebook 03 measures it before it trains"
-    fewer = int((recipe.num_pairs or 0) * SESSION_HOURS / hours) if hours else 0
-    mend = f"NUM_PAIRS = {fewer} would take {SESSION_HOURS} h, the most that a free Colab session lasts"
-    mend = larger if device.kind == "cpu" else mend
-    return [*lines, Check("time", hours <= SESSION_HOURS, found, mend, stops=device.kind == "cpu")]
+    if device.kind == "cpu":
+        return Check("time", hours <= SESSION_HOURS, found, larger)
+    evaluated = EVALUATION * recipe.num_eval_pairs
+    pairs = (recipe.num_pairs * recipe.num_epochs + evaluated) * SESSION_HOURS / hours - evaluated
+    fewer = max(0, int(pairs / recipe.num_epochs))
+    mend = f"set NUM_PAIRS = {fewer} to stay within {SESSION_HOURS} h, the most that a free Colab session lasts"
+    return Check("time", hours <= SESSION_HOURS, found, mend, stops=False)
 
 
 def predicted_hours(recipe, billions: float, profile) -> float | None:
@@ -96,12 +110,11 @@ def predicted_hours(recipe, billions: float, profile) -> float | None:
         profile: a `utils.profiles.Profile`.
 
     Returns:
-        Hours, evaluation included (five passes over its pairs, forward only: a third of the work), or `None` if the
-        number of pairs is not known yet.
+        Hours, evaluation included, or `None` if the number of pairs is not known yet.
     """
     if recipe.num_pairs is None:
         return None
-    pairs = recipe.num_pairs * recipe.num_epochs + 5 * recipe.num_eval_pairs / 3
+    pairs = recipe.num_pairs * recipe.num_epochs + EVALUATION * recipe.num_eval_pairs
     return profile.hours * pairs / 1000 * (billions / 8.03) * (recipe.max_length / 1024)
 
 
@@ -109,15 +122,39 @@ def check_merging(base, device) -> list[Check]:
     """Check that the whole base fits into memory in 16 bits."""
     if any(not line.fine for line in check_base(base)):
         return []
-    needed, room = model_loading.skeleton(base.config).num_parameters() * 2 / 1e9, ROOM[device.kind] * device.memory_gb
+    needed, room = bases.skeleton(base.config).num_parameters() * 2 / 1e9, ROOM[device.kind] * device.memory_gb
+    fitting = [name for name, profile in profiles.PROFILES.items() if needed <= ROOM["cuda"] * profile.memory_gb]
+    ram = f"a machine without a GPU and with {needed / ROOM['cpu']:.0f} GB of RAM"
+    mend = (
+        f"merge on {' or '.join([f'a GPU of profile {name}' for name in fitting[:1]] + [ram])}, or take a smaller base"
+    )
     found = f"{needed:.2f} GB in bf16, {room:.1f} GB usable on {device.name}"
-    return [Check("memory", needed <= room, found, "a GPU of profile l4 or larger, or a smaller base")]
+    return [Check("memory to merge", needed <= room, found, mend)]
 
 
-def check_disk(needed_gb: float, free_gb: float, what: str) -> Check:
-    """Check free disk space against what will be written, in GB."""
-    mend = f"free {max(0.0, needed_gb - free_gb):.0f} GB: in Colab, Runtime > Disconnect and delete runtime"
-    return Check("disk", needed_gb <= free_gb, f"{needed_gb:.2f} GB for {what}, {free_gb:.0f} GB free", mend)
+def check_disk(needs: list[tuple[float, object, str]]) -> list[Check]:
+    """Check each disk for all that will be written to it.
+
+    Args:
+        needs: (GB, folder, what it is).
+
+    Returns:
+        One line for each disk.
+    """
+    disks: dict = {}
+    for needed_gb, folder, what in needs:
+        disk, free_gb = environment.find_disk(folder)
+        disks.setdefault(disk, (free_gb, []))[1].append((needed_gb, what))
+    lines = []
+    for free_gb, parts in disks.values():
+        needed_gb = sum(size for size, _ in parts)
+        found = f"{needed_gb:.2f} GB for {', '.join(what for _, what in parts)}; {free_gb:.1f} GB free"
+        mend = (
+            f"free {max(0.1, needed_gb - free_gb):.1f} GB here, or take a machine with a larger disk; a new Colab "
+            "machine is empty, so first put what you trained on Drive or into KEEP_REPO"
+        )
+        lines.append(Check("disk", needed_gb <= free_gb, found, mend))
+    return lines
 
 
 def check_writing(identity: dict | None, repo_ids: list[str], base_model: str | None = None) -> list[Check]:
@@ -147,12 +184,16 @@ def _check_name(repo_id: str, identity: dict, base_model: str | None) -> Check:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         return Check("repository", False, f"{repo_id!r}: {str(error).splitlines()[0]}", f"take {namespaces[0]}/a-name")
+    if repo_id.count("/") != 1:
+        return Check("repository", False, f"{repo_id!r} has no owner", f"take {namespaces[0]}/{name}")
     if repo_id.split("/")[0] not in namespaces:
         found = f"{identity['name']} cannot write to {repo_id}"
         return Check("repository", False, found, f"choose one under {'/ or '.join(namespaces)}/")
-    if base_model and "llama-3" in base_model.lower() and not name.startswith("Llama-3"):
-        mend = f"the licence of Llama 3 asks for {namespaces[0]}/Llama-3-{name}, or the like"
-        return Check("repository", False, f"{repo_id} does not begin with Llama-3", mend)
+    licence = base_model and bases.llama_licence(base_model)
+    first = "Llama-3" if licence == "llama3" else "Llama"
+    if licence and not name.startswith(first):
+        mend = f"the base's licence asks for a name like {namespaces[0]}/{first}-{name}"
+        return Check("repository", False, f"{repo_id} does not begin with {first}", mend)
     return Check("repository", True, repo_id)
 
 

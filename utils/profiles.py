@@ -81,7 +81,7 @@ def accumulation(profile: Profile, effective_batch: int) -> int:
     micro_batch = min(profile.micro_batch, effective_batch)
     if effective_batch % micro_batch:
         raise ValueError(
-            f"Micro-batches of {micro_batch} pairs (profile {profile.name}) do not add up to "
-            f"{effective_batch}. Choose a multiple."
+            f"Micro-batches of {micro_batch} pairs (profile {profile.name}) do not add up to {effective_batch}: set "
+            f"EFFECTIVE_BATCH to a multiple of {micro_batch}, or PROFILE to 't4'."
         )
     return effective_batch // micro_batch

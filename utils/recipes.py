@@ -96,7 +96,7 @@ def resolve(name: str, **parameters) -> tuple[Recipe, dict[str, str]]:
         (recipe, source of each value).
 
     Raises:
-        ValueError: for an unknown recipe or field, naming those there are.
+        ValueError: for an unknown recipe or field, naming those there are, or for a count below 1.
 
     Example:
         >>> recipe, source = resolve("course-llama3", beta=0.2, learning_rate=None)
@@ -110,10 +110,18 @@ def resolve(name: str, **parameters) -> tuple[Recipe, dict[str, str]]:
     if unknown := set(parameters) - known:
         raise ValueError(f"A recipe has no value {', '.join(sorted(unknown))}. It has: {', '.join(sorted(known))}.")
     given = {key: value for key, value in parameters.items() if value is not None}
+    for key in ("num_pairs", "num_eval_pairs", "effective_batch", "max_length", "lora_r"):
+        if given.get(key, 1) < 1:
+            raise ValueError(f"{key.upper()} = {given[key]} leaves nothing to do: set it to 1 or more, or None.")
     changed = {}
     if given.get("dataset", recipe.dataset) != recipe.dataset:  # the recipe's tag and number say nothing about it
         recipe = replace(recipe, dataset_revision=None, num_pairs=None)
-        changed = {"dataset_revision": "what main is today", "num_pairs": "all of your data"}
+        changed = {
+            "dataset_revision": "main, as it is today; a local file has none",
+            "dataset_config": "the only one, or the one called default",
+            "dataset_split": "the usual name",
+            "num_pairs": "all of your data",
+        }
     sources = DEFAULT_SOURCES | dict(recipe.sources) | changed | {key: "your parameter" for key in given}
     return replace(recipe, **given), sources
 
@@ -126,7 +134,7 @@ def fit_to_base(
     Args:
         recipe, sources: of `resolve`.
         context: the most tokens that the base reads, its `max_position_embeddings`; `None` if it sets no bound.
-        modules: names of its linear layers, see `utils.model_loading.linear_layers`.
+        modules: names of its linear layers, see `utils.bases.linear_layers`.
 
     Returns:
         (recipe, source of each value), the same ones if nothing had to change.

@@ -31,7 +31,7 @@ class StopsOnNonFinite:
         return (
             f"Step {self.state.global_step + 1}: the {what} is {value}. Training stops before the weights are changed. "
             f"The batch holds the prompts\n{prompts}\nLook at these rows; if they are sound, "
-            "lower the learning rate, or train in bf16 or fp32."
+            "lower LEARNING_RATE, or, on a T4, take a GPU that has bf16."
         )
 
 
