@@ -147,12 +147,11 @@ def test_a_bit_flipped_on_the_way_down_is_found(run, put, hub):
 
 
 def test_a_gated_base_names_the_page_and_the_mirror(stopped, put, hub):
-    name = put("meta-llama/Meta-Llama-3-8B", gated=True)
-    message = stopped("03", "NotReady", BASE_MODEL=name)
-    assert (
-        f"accept its licence at {hub.url}/{name}" in message and f"its ungated mirror {stand_ins.BASE_MODEL}" in message
-    )
-    assert "no access yet" in stopped("00", "NotReady", BASE_MODEL=name)
+    name, nobody = put("meta-llama/Meta-Llama-3-8B", gated=True), {"HF_TOKEN": ""}
+    message = stopped("03", "NotReady", environment=nobody, BASE_MODEL=name)
+    assert f"accept its licence at {hub.url}/{name}" in message
+    assert f"its ungated mirror {stand_ins.BASE_MODEL}" in message
+    assert "no access yet" in stopped("00", "NotReady", environment=nobody, BASE_MODEL=name)
 
 
 @pytest.mark.parametrize("name", ["learner/no-such-base", "./no such folder"])

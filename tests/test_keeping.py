@@ -105,7 +105,7 @@ def test_another_machine_ends_with_the_adapter_of_a_run_that_was_not_interrupted
     assert [path.name for path in folder.iterdir()] == ["checkpoint-4"]
     keeper = keeping.keep_checkpoints("learner/resumed", WRITE)
     resumed = trainer(folder, keeper)
-    resumed.train(resume_from_checkpoint=training_checks.newest_checkpoint(folder))
+    resumed.train(resume_from_checkpoint=training_checks.newest_checkpoint(folder, {}))
     assert resumed.state.global_step == STEPS
     expected, found = weights(whole), weights(resumed)
     assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)

@@ -265,5 +265,8 @@ def test_a_run_that_was_kept_goes_on_and_is_found_on_another_machine(course, run
     assert {"run.json", "trainer_state.json", "held_out.json", "adapter/adapter_model.safetensors"} <= files
     assert not [path for path in files if path.endswith(".bin") or "wandb" in path]
 
+    with pytest.raises(runner.NotebookFailed, match="was trained with beta = 0.1 and not 0.2: ask for the same"):
+        run("03", output=tmp_path / "second", RESUME=True, BETA=0.2)
+
     merged = run("05", output=tmp_path / "third", ADAPTER="learner/orpo-run", PUSH_TO_HUB=False)
     assert merged["kl_merge"] < 0.001 < 0.05 < merged["kl_training"]

@@ -1,5 +1,7 @@
 """Faults around the training loop, injected into the real trainer on the small base."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -87,21 +89,32 @@ def test_a_sound_run_is_left_alone(build):
 
 
 def test_resume_without_a_checkpoint_says_so_and_starts_afresh(tmp_path, capsys):
-    assert training_checks.newest_checkpoint(tmp_path / "nothing") is None
+    assert training_checks.newest_checkpoint(tmp_path / "nothing", {}) is None
     assert "starts afresh" in capsys.readouterr().out
 
 
 def test_resume_takes_the_newest_checkpoint(tmp_path, capsys):
     for step in (5, 100, 25):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    assert training_checks.newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+    assert training_checks.newest_checkpoint(tmp_path, {}) == str(tmp_path / "checkpoint-100")
     assert "checkpoint-100" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_other_settings_is_not_resumed_from(tmp_path):
+    settings = {"learning_rate": 8e-5, "target_modules": ("q_proj",), "seed": 42}
+    for step in (5, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        state, arguments = SimpleNamespace(global_step=step), SimpleNamespace(output_dir=str(tmp_path))
+        training_checks.remember_settings(settings).on_save(arguments, state, None)
+    assert training_checks.newest_checkpoint(tmp_path, settings) == str(tmp_path / "checkpoint-10")
+    with pytest.raises(ValueError, match="checkpoint-10 was trained with learning_rate = 8e-05 and not 0.001: ask for"):
+        training_checks.newest_checkpoint(tmp_path, settings | {"learning_rate": 1e-3})
 
 
 def test_an_earlier_runs_checkpoints_are_set_aside(tmp_path):
     (tmp_path / "checkpoints" / "checkpoint-125").mkdir(parents=True)
     training_checks.set_aside(tmp_path / "checkpoints")
-    assert training_checks.newest_checkpoint(tmp_path / "checkpoints") is None
+    assert training_checks.newest_checkpoint(tmp_path / "checkpoints", {}) is None
     (kept,) = tmp_path.glob("checkpoints-until-*")
     assert (kept / "checkpoint-125").is_dir()
     training_checks.set_aside(tmp_path / "nothing there")

@@ -79,6 +79,16 @@ def forget_checkpoints(repo_id: str, token: str | None) -> None:
             HfApi(token=token).create_commit(repo_id, old, commit_message="Begin a new run")
 
 
+def without_paths(recipe: dict, commits: dict[str, str | None]) -> dict:
+    """Return a recipe's values with the bare name of each folder or file, which has no commit, in place of its path.
+
+    Example:
+        >>> without_paths({"base_model": "/home/ada/my base", "beta": 0.1}, {"base_model": None})
+        {'base_model': 'my base', 'beta': 0.1}
+    """
+    return recipe | {key: Path(recipe[key]).name for key, commit in commits.items() if commit is None}
+
+
 def write_record(run_folder, record: dict) -> None:
     """Write a run's record beside it, and beside the adapter without prompts and without paths of this machine.
 
@@ -88,9 +98,7 @@ def write_record(run_folder, record: dict) -> None:
     (run_folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
     public = json.loads(json.dumps(record))
     public["report"].pop("examples", None)
-    for key, commit in record["revisions"].items():
-        if commit is None:  # a folder or file
-            public["recipe"][key] = Path(record["recipe"][key]).name
+    public["recipe"] = without_paths(record["recipe"], record["revisions"])
     (run_folder / "adapter" / "run.json").write_text(json.dumps(public, indent=2) + "\n")
     path = run_folder / "adapter" / "adapter_config.json"
     config = json.loads(path.read_text()) | {"base_model_name_or_path": public["recipe"]["base_model"]}

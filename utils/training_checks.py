@@ -1,8 +1,11 @@
 """What is checked around `trainer.train()`: finite losses and gradients, where to resume, how long it will take."""
 
+import json
 import time
 from itertools import islice
 from pathlib import Path
+
+SETTINGS = "run_settings.json"  # in each checkpoint
 
 
 class StopsOnNonFinite:
@@ -35,16 +38,44 @@ class StopsOnNonFinite:
         )
 
 
-def newest_checkpoint(folder) -> str | None:
+def remember_settings(settings: dict):
+    """Make a trainer callback that writes the run's settings into each checkpoint, for `newest_checkpoint` to compare.
+
+    Args:
+        settings: all that decides what the run learns, ready for JSON.
+    """
+    from transformers import TrainerCallback
+
+    class RemembersSettings(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (checkpoint / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+
+    return RemembersSettings()
+
+
+def newest_checkpoint(folder, settings: dict) -> str | None:
     """Find the newest checkpoint to resume from; if there is none, say so and return `None`, which starts afresh.
 
     Args:
         folder: the trainer's `output_dir`.
+        settings: as given to `remember_settings`.
+
+    Raises:
+        ValueError: if the checkpoint was trained with other settings: the two would end as neither run.
     """
     checkpoints = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]))
     if not checkpoints:
         print(f"There is no checkpoint in {folder} to resume from: training starts afresh.")
         return None
+    found = json.loads((checkpoints[-1] / SETTINGS).read_text()) if (checkpoints[-1] / SETTINGS).exists() else {}
+    wanted = json.loads(json.dumps(settings))
+    other = {key: found.get(key) for key in wanted if found and found.get(key) != wanted[key]}
+    if other:
+        told = ", ".join(f"{key} = {value!r} and not {wanted[key]!r}" for key, value in other.items())
+        raise ValueError(
+            f"{checkpoints[-1]} was trained with {told}: ask for the same, or begin anew with RESUME = False."
+        )
     print(f"Resuming from {checkpoints[-1]}.")
     return str(checkpoints[-1])
 
