@@ -82,7 +82,7 @@ def newest_checkpoint(folder, settings: dict) -> str | None:
 
 def set_aside(folder) -> None:
     """Rename a folder of an earlier run's checkpoints, so that the new run, which starts afresh, never takes one."""
-    if Path(folder).exists():
+    if any(Path(folder).glob("checkpoint-*")):  # the trainer makes the folder, empty, when it is built
         Path(folder).rename(f"{folder}-until-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
