@@ -12,18 +12,9 @@ from utils import chat_format, hub_access, preference_data, stand_ins
 disable_progress_bars()
 
 
-def user(content):
-    return {"role": "user", "content": content}
-
-
-def assistant(content):
-    return {"role": "assistant", "content": content}
-
-
 def raw_row(question: str, chosen: str = "Yes.", rejected: str = "Perhaps.") -> dict:
-    """A row in the schema of `mlabonne/orpo-dpo-mix-40k` at v1.0."""
-    sides = {"chosen": [user(question), assistant(chosen)], "rejected": [user(question), assistant(rejected)]}
-    return {"source": "test", **sides, "prompt": question}
+    """A row of plain text; the other forms are tested with `pair_formats`."""
+    return {"source": "test", "prompt": question, "chosen": chosen, "rejected": rejected}
 
 
 def words(pair: dict) -> str:
@@ -301,7 +292,7 @@ def test_the_report_names_reasons_with_an_example():
 
 def test_the_hash_sees_words_and_neither_case_nor_spacing():
     def hashed(*contents):
-        return preference_data.prompt_hash({"prompt": [user(content) for content in contents]})
+        return preference_data.prompt_hash({"prompt": [{"content": content} for content in contents]})
 
     assert hashed("What is it?") == hashed("  what IS\n\tit? ")
     assert hashed("What is it?") != hashed("What was it?")
@@ -310,7 +301,7 @@ def test_the_hash_sees_words_and_neither_case_nor_spacing():
 
 def test_the_hash_is_even():
     """A share of the hashes' range holds that share of the prompts: 1,000 prompts, three standard deviations."""
-    hashes = [preference_data.prompt_hash({"prompt": [user(f"Question {number}?")]}) for number in range(1000)]
+    hashes = [preference_data.prompt_hash({"prompt": [{"content": f"Question {number}?"}]}) for number in range(1000)]
     assert all(0 <= value < 1 for value in hashes)
     assert abs(sum(value < 0.2 for value in hashes) - 200) < 3 * (1000 * 0.2 * 0.8) ** 0.5
 

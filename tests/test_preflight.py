@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from transformers import LlamaConfig, T5Config
+from transformers import LlamaConfig
 
 from utils import bases, environment, memory, preflight
 from utils.bases import Base
@@ -15,7 +15,8 @@ from utils.recipes import RECIPES
 RECIPE = RECIPES["course-llama3"]
 LLAMA = LlamaConfig(**memory.LLAMA_3_8B)
 SMALL = LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4)
-BASE = Base("lab/llama-8b", "c" * 40, "hub", "llama3", "not gated", True, 16.0, 16.0, LLAMA, None)
+BASE = Base("lab/llama-8b", "c" * 40, "hub", "llama3", "not gated", True, 16.0, 16.0, bases.skeleton(LLAMA), None)
+SMALL_BASE = replace(BASE, skeleton=bases.skeleton(SMALL))
 L4 = Device("cuda", "NVIDIA L4", 23.7, "bfloat16", "it can")
 T4 = Device("cuda", "Tesla T4", 15.8, "float16", "it cannot do bf16")
 K80 = Device("cuda", "Tesla K80", 12.0, "float16", "it cannot do bf16")
@@ -39,11 +40,9 @@ def test_the_default_run_is_green_on_the_gpus_it_is_made_for():
         assert all(check.fine for check in checks), checks
         preflight.stop_if_red(checks)
     assert line(train(), "time").found.startswith("2.7 h, estimated")  # the article's 2 h and a third for evaluation
-    assert line(train(), "memory").found.startswith(f"{sum(memory.budgets(*_llama())['l4'].values()):.2f} GB predicted")
-
-
-def _llama():
-    return bases.skeleton(LLAMA), RECIPE, PROFILES
+    assert line(train(), "memory").found.startswith(
+        f"{sum(memory.budgets(BASE.skeleton, RECIPE, PROFILES)['l4'].values()):.2f} GB predicted"
+    )
 
 
 def test_fault_no_gpu_for_a_large_base_stops_with_the_profiles_that_would_fit():
@@ -67,14 +66,16 @@ def test_fault_a_gpu_too_small_stops_with_the_profiles_that_would_fit():
 
 def test_a_base_that_no_profile_holds_says_so():
     huge = LlamaConfig(**memory.LLAMA_3_8B | {"num_hidden_layers": 1000})
-    assert "no profile holds it" in line(train(replace(BASE, config=huge)), "memory").mend
+    assert "no profile holds it" in line(train(replace(BASE, skeleton=bases.skeleton(huge))), "memory").mend
 
 
 def test_a_small_base_trains_on_a_cpu_even_with_a_short_context():
-    small = replace(BASE, config=SMALL)
-    assert all(check.fine for check in train(small, CPU, "cpu"))
+    assert all(check.fine for check in train(SMALL_BASE, CPU, "cpu"))
     short = LlamaConfig(**SMALL.to_diff_dict() | {"max_position_embeddings": 128})
-    needed = [line(train(replace(BASE, config=config), CPU, "cpu"), "memory").found for config in (SMALL, short)]
+    needed = [
+        line(train(replace(BASE, skeleton=bases.skeleton(config)), CPU, "cpu"), "memory").found
+        for config in (SMALL, short)
+    ]
     assert float(needed[1].split()[0]) < float(needed[0].split()[0])  # predicted for what it will be trained at
 
 
@@ -94,23 +95,29 @@ def test_what_fits_with_fewer_pairs_at_once_says_which_profile_to_set():
 
 def test_the_devices_own_dtype_is_predicted():
     """A profile made for bf16 takes twice the memory where there is none."""
-    found = [line(train(replace(BASE, config=SMALL), CPU, name), "memory").found for name in ("l4", "cpu")]
-    half = sum(memory.budgets(bases.skeleton(SMALL), RECIPE, PROFILES)["l4"].values())
+    found = [line(train(SMALL_BASE, CPU, name), "memory").found for name in ("l4", "cpu")]
+    half = sum(memory.budgets(SMALL_BASE.skeleton, RECIPE, PROFILES)["l4"].values())
     assert float(found[0].split()[0]) > 1.2 * half
 
 
 def test_what_cannot_be_read_is_red_and_predicts_nothing():
-    gated = replace(BASE, may_download=False, gate="gated", config=None, trouble="accept it at the page, or the mirror")
+    gated = replace(
+        BASE, may_download=False, gate="gated", skeleton=None, trouble="accept it at the page, or the mirror"
+    )
     for base, name, told in [
         (gated, "licence", "accept it at the page, or the mirror"),
-        (replace(BASE, config=None, trouble="it brings code of its own"), "base", "it brings code of its own"),
-        (replace(BASE, size_gb=0.0), "base", "its weights are pickles only"),
-        (replace(BASE, config=T5Config()), "base", "a t5 is not a causal language model"),
+        (replace(BASE, skeleton=None, trouble="it brings code of its own"), "base", "it brings code of its own"),
     ]:
         checks = preflight.check_base(base)
         assert not line(checks, name).fine and train(base) == [] == preflight.check_merging(base, L4)
         with pytest.raises(preflight.NotReady, match=told):
             preflight.stop_if_red(checks)
+
+
+def test_weights_in_pickles_only_are_red():
+    checks = preflight.check_base(replace(BASE, size_gb=0.0))
+    with pytest.raises(preflight.NotReady, match="its weights are pickles only"):
+        preflight.stop_if_red(checks)
 
 
 def test_merging_needs_room_for_the_whole_base():
@@ -120,7 +127,7 @@ def test_merging_needs_room_for_the_whole_base():
         "a GPU of profile l4 or a machine without a GPU and with 23 GB"
         in line(preflight.check_merging(BASE, T4), name).mend
     )
-    assert line(preflight.check_merging(replace(BASE, config=SMALL), CPU), name).fine
+    assert line(preflight.check_merging(SMALL_BASE, CPU), name).fine
 
 
 def test_a_full_disk_is_red_with_how_much_to_free_and_never_says_to_delete_the_machine(tmp_path):

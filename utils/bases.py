@@ -26,8 +26,8 @@ class Base:
     may_download: bool
     download_gb: float  # what is not on this machine yet, in GB (10^9 bytes)
     size_gb: float  # its weights in safetensors
-    config: object | None  # `transformers` configuration, if it can be read
-    trouble: str | None  # why it cannot; for a gated one, the way in
+    skeleton: object | None  # the model without its weights, see `skeleton`; `None` if it cannot be had
+    trouble: str | None  # why not; for a gated one, the way in
 
 
 def model_name(base_model: str) -> str:
@@ -56,8 +56,8 @@ def describe_base(base_model: str, revision: str | None = None, token: str | Non
     commit, host = hub_access.resolve_revision(base_model, revision, token=token)
     if commit is None:
         size = sum(path.stat().st_size for path in Path(base_model).glob(WEIGHTS)) / 1e9
-        config, trouble = _read_config(base_model, None, None)
-        return Base(base_model, None, host, "see the folder", "local", True, 0.0, size, config, trouble)
+        found = _read_skeleton(base_model, None, None)
+        return Base(base_model, None, host, "see the folder", "local", True, 0.0, size, *found)
     api = HfApi(token=token)
     with hub_access.in_one_sentence(base_model, revision=commit):
         info = api.model_info(base_model, revision=commit, files_metadata=True)
@@ -74,7 +74,8 @@ def describe_base(base_model: str, revision: str | None = None, token: str | Non
         return Base(base_model, commit, host, licence, gate, False, size, size, None, hub_access.way_in(base_model))
     cached = {name for name in sizes if isinstance(try_to_load_from_cache(base_model, name, revision=commit), str)}
     missing = sum(size for name, size in sizes.items() if name not in cached) / 1e9
-    return Base(base_model, commit, host, licence, gate, True, missing, size, *_read_config(base_model, commit, token))
+    found = _read_skeleton(base_model, commit, token)
+    return Base(base_model, commit, host, licence, gate, True, missing, size, *found)
 
 
 def llama_licence(base_model: str, licence: str | None = None) -> str | None:
@@ -178,14 +179,15 @@ def fetch_base(base_model: str, revision: str | None, token: str | None = None) 
     return folder
 
 
-def _read_config(base_model: str, commit: str | None, token: str | None):
+def _read_skeleton(base_model: str, commit: str | None, token: str | None):
+    """Return (skeleton, `None`), or (`None`, why it cannot be had)."""
     import httpx
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from transformers import AutoConfig
 
     hub_errors = httpx.HTTPError, HfHubHTTPError, LocalEntryNotFoundError
     try:
-        return AutoConfig.from_pretrained(base_model, revision=commit, token=token, trust_remote_code=False), None
+        config = AutoConfig.from_pretrained(base_model, revision=commit, token=token, trust_remote_code=False)
     except ValueError as error:
         if "custom code" in str(error) or "trust_remote_code" in str(error):
             return None, "it brings code of its own, and the course never runs a repository's code"
@@ -194,3 +196,7 @@ def _read_config(base_model: str, commit: str | None, token: str | None):
         if isinstance(error.__cause__ or error.__context__, hub_errors):
             raise ConnectionError(f"config.json of {base_model} could not be fetched: run this cell again.") from error
         return None, f"its config.json cannot be read ({str(error).splitlines()[0]})"
+    try:
+        return skeleton(config), None
+    except ValueError as error:
+        return None, str(error)

@@ -142,7 +142,7 @@ def split_pairs(rows, num_train: int | None, num_eval: int, problem, seed: int =
             pair, reason = {"prompt": [{"content": str(row.get("prompt") or row["chosen"])}]}, str(error)
         except ValueError as error:
             where = f"Row {number} (counted from 0) of {split}, source {source_of(row)!r}"
-            raise ValueError(f"{where}: {error}") from None
+            raise ValueError(f"{where}: {error}") from error
         side = "test" if split == "test" or prompt_hash(pair) < share else "train"
         if len(chosen[side]) >= wanted[side]:
             continue

@@ -39,14 +39,9 @@ def check_base(base) -> list[Check]:
     if not base.may_download:
         return lines
     trouble = base.trouble
-    if trouble is None:
-        try:
-            bases.skeleton(base.config)
-        except ValueError as error:
-            trouble = str(error)
-    found = trouble or f"{base.config.model_type}, {base.size_gb:.2f} GB of safetensors"
     if trouble is None and not base.size_gb:
-        trouble = found = "its weights are pickles only, which may hold code"
+        trouble = "its weights are pickles only, which may hold code"
+    found = trouble or f"{base.skeleton.config.model_type}, {base.size_gb:.2f} GB of safetensors"
     mend = "choose a base that continues text, such as a Llama, Qwen, Mistral or Phi, with weights in safetensors"
     return [*lines, Check("base", trouble is None, f"{base.name}: {found}", mend)]
 
@@ -60,9 +55,9 @@ def check_training(recipe, base, device, profile) -> list[Check]:
         device: a `utils.environment.Device`.
         profile: a `utils.profiles.Profile`.
     """
-    if any(not line.fine for line in check_base(base)):
+    model = base.skeleton
+    if model is None:
         return []
-    model = bases.skeleton(base.config)
     recipe, _ = recipes.fit_to_base(recipe, {}, *bases.limits(model))
     budgets = memory.budgets(model, recipe, profiles.PROFILES)
     own = replace(profile, dtype=device.dtype)  # which computes what the device can, whatever the profile is made for
@@ -120,9 +115,9 @@ def predicted_hours(recipe, billions: float, profile) -> float | None:
 
 def check_merging(base, device) -> list[Check]:
     """Check that the whole base fits into memory in 16 bits."""
-    if any(not line.fine for line in check_base(base)):
+    if base.skeleton is None:
         return []
-    needed, room = bases.skeleton(base.config).num_parameters() * 2 / 1e9, ROOM[device.kind] * device.memory_gb
+    needed, room = base.skeleton.num_parameters() * 2 / 1e9, ROOM[device.kind] * device.memory_gb
     fitting = [name for name, profile in profiles.PROFILES.items() if needed <= ROOM["cuda"] * profile.memory_gb]
     ram = f"a machine without a GPU and with {needed / ROOM['cpu']:.0f} GB of RAM"
     mend = (
