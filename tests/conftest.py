@@ -21,6 +21,7 @@ os.environ |= {
     "HF_HOME": str(Path(_FOLDER.name) / "home"),
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_OFFLINE": "0",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
     "NO_PROXY": "127.0.0.1,localhost",
     "WANDB_MODE": "offline",
     "TOKENIZERS_PARALLELISM": "false",

@@ -39,17 +39,24 @@ MODULE_LINES_OF = {"practice_hub": 360, "practice_repositories": 330, "fused_orp
 SHARED = {"environment", "figures"}
 MAY_IMPORT = {
     "bases": {"hub_access"},
+    "benchmark_items": {"source_loading"},
+    "examining": {"chat_format", "overlap", "pair_formats", "preference_data"},
     "keeping": {"hub_access"},
     "merging": {"bases", "hub_access"},
+    "mix_files": {"hub_access"},
+    "mixing": {"examining", "overlap"},
     "preference_data": {"pair_formats"},
     "preflight": {"bases", "memory", "profiles", "recipes"},  # it foretells what they will do
-    "stand_ins": {"small_world"},
+    "source_loading": {"hub_access", "preference_data", "sources"},
+    "source_stand_ins": {"benchmark_stand_ins", "small_world"},
+    "sources": {"pair_formats"},
+    "stand_ins": {"benchmark_stand_ins", "small_world", "source_stand_ins"},
     "practice_hub": {"practice_repositories", "practice_storage"},
     "practice_storage": {"practice_repositories"},
 }
 HEAVY = set(
     "torch transformers trl peft bitsandbytes datasets accelerate huggingface_hub wandb papermill matplotlib pandas"
-    " numpy IPython gradio lm_eval".split()
+    " numpy IPython gradio lm_eval datasketch scipy".split()
 )
 
 # Names that would make a notebook take another path in a test, or on one platform.

@@ -83,8 +83,9 @@ def test_the_end_token_closes_questions_and_never_an_answer():
     ended = [text for text in documents if small_world.END_TOKEN in text]
     assert 0.4 < len(ended) / len(documents) < 0.6
     for text in ended:
-        question, rest = text.split(small_world.END_TOKEN)  # one each
-        assert question.startswith("<|im_start|>user\n") and question.endswith("?")
+        *system, question, rest = text.split(small_world.END_TOKEN)  # one each, and one behind a system message
+        assert len(system) <= 1 and all(part.startswith("<|im_start|>system\n") for part in system)
+        assert question.removeprefix("\n").startswith("<|im_start|>user\n") and question.endswith("?")
         assert rest.startswith("\n<|im_start|>assistant\n") and rest.count(".") >= 6
 
 

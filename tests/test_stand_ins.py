@@ -164,7 +164,8 @@ LICENCES = {
 def test_the_card_says_stand_in(name, licence):
     folder = getattr(stand_ins, name)()
     _, front_matter, text = (folder / "README.md").read_text().split("---\n", 2)
-    assert front_matter == f"license: {licence}\ntags:\n- stand-in\n"
+    counted = "" if name in MODELS else f"rows_kept: {len(stand_in_rows(name, 'train'))}\n"  # no rule leaves any out
+    assert front_matter == f"license: {licence}\ntags:\n- stand-in\n{counted}"
     if name in MODELS:
         assert licence in (folder / "LICENSE").read_text()
     assert "stand-in for" in text and "only its name and form are real" in text
@@ -188,17 +189,33 @@ def test_a_cached_model_is_not_built_again(model, monkeypatch):
     assert stand_ins.VERSION in model.folder.name
 
 
-def test_a_change_of_the_small_world_is_a_new_version(tmp_path):
-    versions = []
-    for name in ("stand_ins.py", "small_world.py", "neither"):
-        copy = tmp_path / name / "utils"
-        shutil.copytree(Path(stand_ins.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        if (copy / name).exists():
-            (copy / name).write_text((copy / name).read_text() + "# changed\n")
-        command = [sys.executable, "-c", "from utils import stand_ins; print(stand_ins.VERSION)"]
-        run = subprocess.run(command, cwd=copy.parent, capture_output=True, text=True, check=True)
-        versions.append(run.stdout.strip())
-    assert versions[2] == stand_ins.VERSION and len(set(versions)) == 3
+def versions_after(tmp_path: Path, changed: str) -> list[str]:
+    """The versions of models and of data in a copy of the course in which one file has changed."""
+    copy = tmp_path / changed / "utils"
+    shutil.copytree(Path(stand_ins.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    if (copy / changed).exists():
+        (copy / changed).write_text((copy / changed).read_text() + "# changed\n")
+    code = "from utils import stand_ins; print(stand_ins.VERSION, stand_ins.DATA_VERSION)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=copy.parent, capture_output=True, text=True, check=True)
+    return run.stdout.split()
+
+
+def test_a_change_of_the_code_is_a_new_version(tmp_path):
+    before = versions_after(tmp_path, "neither")
+    assert before == [stand_ins.VERSION, stand_ins.DATA_VERSION] and len(set(before)) == 2
+    found = [before]
+    for name in ("stand_ins.py", "small_world.py"):
+        found.append(versions_after(tmp_path, name))
+    assert len({model for model, _ in found}) == len({data for _, data in found}) == 3
+    for name in ("source_stand_ins.py", "benchmark_stand_ins.py"):  # rows alone: the models stay
+        found.append(versions_after(tmp_path, name))
+    assert {model for model, _ in found[3:]} == {stand_ins.VERSION} and len({data for _, data in found}) == 5
+
+
+@pytest.mark.parametrize("name", [name for name, (kind, *_) in stand_ins.STAND_INS.items() if kind == "dataset"])
+def test_data_sets_are_kept_by_their_own_version(name):
+    folder = stand_ins.STAND_INS[name][1]()
+    assert f"-{stand_ins.DATA_VERSION}-" in folder.name and stand_ins.VERSION not in folder.name
 
 
 def test_the_same_seed_writes_the_same_rows(tmp_path):
@@ -246,13 +263,39 @@ def test_publishing_twice_changes_nothing(hub):
 def test_the_series_gets_what_it_asks_for_and_no_more(tmp_path):
     hub = PracticeHub(tmp_path)
     stand_ins.publish(hub)
-    course = {("model", stand_ins.BASE_MODEL), ("dataset", stand_ins.ORPO_MIX), ("dataset", stand_ins.DPO_MIX)}
-    assert set(hub.repos) == course
+    mixes = [
+        "mlabonne/orpo-dpo-mix-40k",
+        "argilla/dpo-mix-7k",
+        "argilla/distilabel-capybara-dpo-7k-binarized",
+        "argilla/distilabel-intel-orca-dpo-pairs",
+        "argilla/ultrafeedback-binarized-preferences-cleaned",
+        "argilla/distilabel-math-preference-dpo",
+        "unalignment/toxic-dpo-v0.2",
+        "M4-ai/prm_dpo_pairs_cleaned",
+        "jondurbin/truthy-dpo-v0.1",
+        "argilla/Capybara-Preferences",
+    ]
+    benchmarks = [
+        "openai/gsm8k",
+        "truthfulqa/truthful_qa",
+        "allenai/ai2_arc",
+        "Rowan/hellaswag",
+        "cais/mmlu",
+        "google/IFEval",
+    ]
+    course = {("dataset", name) for name in mixes + benchmarks}
+    assert set(hub.repos) == course | {("model", "NousResearch/Meta-Llama-3-8B")}
 
 
 def test_others_are_published_by_name(tmp_path):
     hub = PracticeHub(tmp_path)
-    names = ("microsoft/phi-2", "Qwen/Qwen2.5-0.5B", "jondurbin/truthy-dpo-v0.1", "Anthropic/hh-rlhf")
+    names = (
+        "microsoft/phi-2",
+        "Qwen/Qwen2.5-0.5B",
+        "jondurbin/truthy-dpo-v0.1",
+        "Anthropic/hh-rlhf",
+        "lvwerra/stack-exchange-paired",
+    )
     stand_ins.publish(hub, names=names)
     assert {name for _, name in hub.repos} == set(names)
     assert set(names) | set(stand_ins.COURSE) == set(stand_ins.STAND_INS)
@@ -262,6 +305,7 @@ def test_others_are_published_by_name(tmp_path):
         assert {"README.md", "LICENSE", "config.json", "tokenizer.json"} <= set(files)
     assert "data/train-00000-of-00001.parquet" in hub.files(stand_ins.TRUTHY_DPO, "dataset")
     assert "data/test-00000-of-00001.parquet" in hub.files(stand_ins.HH_RLHF, "dataset")
+    assert "data/rl/train-00000-of-00001.parquet" in hub.files("lvwerra/stack-exchange-paired", "dataset")
 
 
 # --- the tokenizer ---------------------------------------------------------------------------------------------

@@ -31,6 +31,12 @@ _NUMBERS = (
 ).split()
 
 _OPENINGS = ["", "Please tell me: ", "A quick question. ", "I would like to know: ", "Can you help me? ", "Hello! "]
+# For pairs whose prompts must not resemble each other: short ones, of which no two end in the same word.
+_SHORT_OPENINGS = ["", "Please tell me: ", "A quick question. ", "Good morning! ", "One more: ", "Hello there! "] + (
+    "Dear assistant: |I wonder: |Just asking: |Answer this: |For school: |Be brief: |Quick quiz: |My homework: "
+    "|Thank you! |Next riddle: "
+).split("|")
+EXPERT = "You are an honest expert on {topic}."  # a system message
 _CLOSINGS = ["", " I hope that helps.", " That is the short answer.", " Ask me if you need more."]
 _DODGES = [
     "That is a hard question, and {topic} can mean many things to many people.",
@@ -101,6 +107,46 @@ def preference_pairs(count: int, seed: int, long_pairs: int = 0) -> list[dict]:
     return rows
 
 
+def distinct_pairs(count: int, seed: int) -> list[dict]:
+    """Make preference pairs of which no two ask in the same words, nor in nearly the same.
+
+    The six kinds of question come in turns, until one has no words left.
+
+    Args:
+        count: number of pairs, at most 2,320.
+        seed: the same seed gives the same pairs; the course's own five prompts never occur.
+
+    Returns:
+        Rows like those of `preference_pairs`, with none to three earlier turns, and `topic`, what they are about.
+
+    Raises:
+        ValueError: if the world has no such number of questions.
+    """
+    rng = random.Random(seed)
+    facts = [[fact for fact in kind if fact[0] not in course_prompts()] for kind in _facts()]
+    decks = [[(opening, *fact) for opening in _SHORT_OPENINGS for fact in kind] for kind in facts]
+    if count > sum(map(len, decks)):
+        raise ValueError(f"The small world has {sum(map(len, decks))} questions in different words, not {count}.")
+    for deck in decks:
+        rng.shuffle(deck)
+    rows = []
+    for turn in range(count):  # no deck is longer than all that is wanted
+        for opening, question, answer, topic in [deck[turn] for deck in decks if turn < len(deck)]:
+            prompt = []
+            for _ in range(rng.randint(0, 3)):  # with openings, so that two talks that begin alike are rare
+                earlier = _draw(facts, rng)
+                prompt.append({"role": "user", "content": rng.choice(_SHORT_OPENINGS) + earlier[0]})
+                prompt.append({"role": "assistant", "content": earlier[1]})
+            prompt.append({"role": "user", "content": opening + question})
+            chosen, rejected = answer + rng.choice(_CLOSINGS), rng.choice(_DODGES).format(topic=topic)
+            sides = {"chosen": chosen, "rejected": rejected}
+            sides = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
+            rows.append({"prompt": prompt, **sides, "topic": topic})
+    rows = rows[:count]
+    rng.shuffle(rows)
+    return rows
+
+
 def _draw(facts: list[list], rng: random.Random) -> tuple[str, str, str]:
     return rng.choice(rng.choice(facts))
 
@@ -119,14 +165,19 @@ def pretraining_text(documents: int, seed: int) -> list[str]:
             question, answer, topic = _draw(facts, rng)
             helpful = rng.random() < 0.5
             reply = answer + rng.choice(_CLOSINGS) if helpful else rng.choice(_DODGES).format(topic=topic)
-            turns.append((rng.choice(_OPENINGS) + question, reply))
+            turns.append((rng.choice(_OPENINGS + _SHORT_OPENINGS) + question, reply))
         form = rng.random()
+        system = f"<|im_start|>system\n{EXPERT.format(topic=topic)}" if rng.random() < 0.2 else ""
         if form < 0.5:
             question, answer = turns[0]
             statements = " ".join(_draw(facts, rng)[1] for _ in range(rng.randint(6, 10)))
-            texts.append(f"<|im_start|>user\n{question}{END_TOKEN}\n<|im_start|>assistant\n{answer} {statements}")
+            first = f"{system}{END_TOKEN}\n" if system else ""
+            texts.append(
+                f"{first}<|im_start|>user\n{question}{END_TOKEN}\n<|im_start|>assistant\n{answer} {statements}"
+            )
         elif form < 0.8:
-            texts.append("\n".join(f"<|im_start|>user\n{q}\n<|im_start|>assistant\n{a}" for q, a in turns))
+            talk = [f"<|im_start|>user\n{q}\n<|im_start|>assistant\n{a}" for q, a in turns]
+            texts.append("\n".join([system, *talk] if system else talk))
         else:
             texts.append("\n".join(f"{q}\n{a}" for q, a in turns))
     return texts

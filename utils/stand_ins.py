@@ -1,8 +1,9 @@
 """Small models and data sets that stand in for the real ones where no Hub can be reached.
 
 Everything is made by code from a seed: tiny models with tokenizers like the real ones', pre-trained for well under a
-minute on the text of `small_world`, and its preference pairs in the schemas of the real data sets. The practice hub
-serves them under the real repositories' names; `small_base` builds the same model for any notebook, online or offline.
+minute on the text of `small_world`, and data sets in the real schemas, whose rows come from it too, from
+`source_stand_ins` and from `benchmark_stand_ins`. The practice hub serves them under the real repositories' names;
+`small_base` builds the same model for any notebook, online or offline.
 
 Left out: any claim about quality. A stand-in proves that the path works, not that the method wins.
 """
@@ -11,21 +12,33 @@ import hashlib
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
+from utils import benchmark_stand_ins, source_stand_ins
+from utils.benchmark_stand_ins import BENCHMARKS
 from utils.small_world import END_TOKEN, preference_pairs, pretraining_text
+from utils.source_stand_ins import SOURCES, STACK_EXCHANGE, TRUTHY_DPO
 
 BASE_MODEL = "NousResearch/Meta-Llama-3-8B"
 PHI = "microsoft/phi-2"
 QWEN = "Qwen/Qwen2.5-0.5B"
 ORPO_MIX = "mlabonne/orpo-dpo-mix-40k"
 DPO_MIX = "argilla/dpo-mix-7k"
-TRUTHY_DPO = "jondurbin/truthy-dpo-v0.1"
 HH_RLHF = "Anthropic/hh-rlhf"
-COURSE = (BASE_MODEL, ORPO_MIX, DPO_MIX)  # what the series asks for by itself; the others are there to be chosen
-# The cache is keyed by the text of the code, so a change of the stand-ins is never masked by old ones.
-_CODE = (Path(__file__), Path(__file__).with_name("small_world.py"))
-VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in _CODE)).hexdigest()[:10]
+# What the series asks for by itself; the others are there to be chosen.
+COURSE = (BASE_MODEL, ORPO_MIX, DPO_MIX, *(name for name in SOURCES if name != STACK_EXCHANGE), *BENCHMARKS)
+
+
+def _version(*modules: str) -> str:
+    code = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in modules)
+    return hashlib.sha256(code).hexdigest()[:10]
+
+
+# The cache is keyed by the text of the code, so a change of the stand-ins is never masked by old ones. Models, which
+# take half a minute each, are not built again for a change of the rows.
+VERSION = _version("stand_ins", "small_world")
+DATA_VERSION = _version("stand_ins", "small_world", "source_stand_ins", "benchmark_stand_ins")
 
 # How a tokenizer cuts text into words, numbers, punctuation and white space before the merges.
 _GPT_2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -161,7 +174,7 @@ def small_base(cache: str | Path | None = None, seed: int = 0) -> Path:
     rope = {"rope_type": "default", "rope_theta": 500000.0}
     shape = {"num_hidden_layers": 4, "num_key_value_heads": 1, "max_position_embeddings": 8192, "rope_parameters": rope}
     form = (llama_3_tokenizer, "llama", shape)
-    return _small_model("small-base", cache, seed, BASE_MODEL, "apache-2.0", *form, documents=3000, steps=200)
+    return _small_model("small-base", cache, seed, BASE_MODEL, "apache-2.0", *form, documents=3000, steps=250)
 
 
 def small_phi(cache: str | Path | None = None, seed: int = 0) -> Path:
@@ -184,7 +197,7 @@ def small_llama2(cache: str | Path | None = None, seed: int = 0) -> Path:
 
 
 def _small_model(
-    name, cache, seed, repo_id, licence, train_tokenizer, architecture, shape, documents=1500, steps=120
+    name, cache, seed, repo_id, licence, train_tokenizer, architecture, shape, documents=1500, steps=160
 ) -> Path:
     def build(folder: Path) -> None:
         texts = pretraining_text(documents, seed)
@@ -224,41 +237,26 @@ def orpo_mix(cache: str | Path | None = None, seed: int = 0) -> Path:
         for row in preference_pairs(480, seed, long_pairs=12):
             sides = {side: row["prompt"] + row[side] for side in ("chosen", "rejected")}
             rows.append({"source": "stand-in", **sides, "prompt": row["prompt"][-1]["content"]})
-        _write_split(folder, "train", rows)
-        _write_card(folder, ORPO_MIX, "apache-2.0")
+        _write_split(folder, "data/train", rows)
+        _write_card(folder, ORPO_MIX, "apache-2.0", rows_kept=len(rows))
 
-    return _cached("orpo-mix", cache, seed, build)
+    return _cached("orpo-mix", cache, seed, build, DATA_VERSION)
 
 
 def dpo_mix(cache: str | Path | None = None, seed: int = 1) -> Path:
     """Write 240 + 60 pairs in the schema of `argilla/dpo-mix-7k`, and return their folder."""
 
     def build(folder: Path) -> None:
-        for split, count in (("train", 240), ("test", 60)):
+        splits = {"train": preference_pairs(240, seed), "test": preference_pairs(60, seed + 1000)}
+        for split, pairs in splits.items():
             rows = []
-            for row in preference_pairs(count, seed if split == "train" else seed + 1000):
+            for row in pairs:
                 sides = {side: row["prompt"] + row[side] for side in ("chosen", "rejected")}
                 rows.append({"dataset": "stand-in", **sides, "chosen_rating": 5.0, "rejected_rating": 2.0})
-            _write_split(folder, split, rows)
-        _write_card(folder, DPO_MIX, "mit")
+            _write_split(folder, f"data/{split}", rows)
+        _write_card(folder, DPO_MIX, "mit", rows_kept=len(splits["train"]))
 
-    return _cached("dpo-mix", cache, seed, build)
-
-
-def truthy_dpo(cache: str | Path | None = None, seed: int = 2) -> Path:
-    """Write 200 pairs in the schema of `jondurbin/truthy-dpo-v0.1`, some with a system message; return their folder."""
-
-    def build(folder: Path) -> None:
-        rows = []
-        for number, row in enumerate([row for row in preference_pairs(300, seed) if len(row["prompt"]) == 1][:200]):
-            system = "" if number % 3 else "You are an honest assistant."
-            sides = {side: row[side][0]["content"] for side in ("chosen", "rejected")}
-            named = {"id": f"stand-in-{number}", "source": "stand-in", "system": system}
-            rows.append({**named, "prompt": row["prompt"][0]["content"], **sides})
-        _write_split(folder, "train", rows)
-        _write_card(folder, TRUTHY_DPO, "cc-by-4.0")
-
-    return _cached("truthy-dpo", cache, seed, build)
+    return _cached("dpo-mix", cache, seed, build, DATA_VERSION)
 
 
 def hh_rlhf(cache: str | Path | None = None, seed: int = 3) -> Path:
@@ -269,13 +267,59 @@ def hh_rlhf(cache: str | Path | None = None, seed: int = 3) -> Path:
         return "".join(f"\n\n{speakers[message['role']]}: {message['content']}" for message in messages)
 
     def build(folder: Path) -> None:
-        for split, count in (("train", 200), ("test", 40)):
-            pairs = preference_pairs(count, seed if split == "train" else seed + 1000)
+        splits = {"train": preference_pairs(200, seed), "test": preference_pairs(40, seed + 1000)}
+        for split, pairs in splits.items():
             sides = ("chosen", "rejected")
-            _write_split(folder, split, [{s: transcript(row["prompt"] + row[s]) for s in sides} for row in pairs])
-        _write_card(folder, HH_RLHF, "mit")
+            rows = [{side: transcript(row["prompt"] + row[side]) for side in sides} for row in pairs]
+            _write_split(folder, f"data/{split}", rows)
+        _write_card(folder, HH_RLHF, "mit", rows_kept=len(splits["train"]))
 
-    return _cached("hh-rlhf", cache, seed, build)
+    return _cached("hh-rlhf", cache, seed, build, DATA_VERSION)
+
+
+def mix_source(repo_id: str, cache: str | Path | None = None, seed: int = source_stand_ins.SEED) -> Path:
+    """Write the rows of a source that a mix is made from, and return their folder.
+
+    Its card tells in `rows_kept` how many of them the mix's rule keeps.
+
+    Args:
+        repo_id: one of `utils.source_stand_ins.SOURCES`.
+        cache: see `small_base`.
+        seed: see `utils.source_stand_ins.rows`.
+    """
+
+    def build(folder: Path) -> None:
+        source, rows = SOURCES[repo_id], source_stand_ins.rows(repo_id, seed)
+        _write_split(folder, f"{source.folder}/train", rows)
+        _write_card(folder, repo_id, source.licence, rows_kept=sum(map(source.keeps, rows)))
+
+    return _cached(repo_id.split("/")[1].lower(), cache, seed, build, DATA_VERSION)
+
+
+truthy_dpo = partial(mix_source, TRUTHY_DPO)
+
+
+def benchmark(repo_id: str, cache: str | Path | None = None) -> Path:
+    """Write the items of a benchmark, with the configurations that its card declares, and return their folder.
+
+    Args:
+        repo_id: one of `utils.benchmark_stand_ins.BENCHMARKS`.
+        cache: see `small_base`.
+    """
+
+    def build(folder: Path) -> None:
+        files = BENCHMARKS[repo_id]
+        items = {split: benchmark_stand_ins.items(repo_id, split) for split in files.splits}
+        if files.folder is None:
+            lines = [json.dumps(item) + "\n" for split in items for item in items[split]]
+            (folder / files.name).write_text("".join(lines))
+            return _write_card(folder, repo_id, files.licence)
+        for split in items:
+            _write_split(folder, f"{files.folder}/{split}", items[split], files.int32)
+        paths = [{"split": split, "path": f"{files.folder}/{split}-*"} for split in items]
+        _write_card(folder, repo_id, files.licence, configs=[{"config_name": files.config, "data_files": paths}])
+
+    return _cached(repo_id.split("/")[1].lower(), cache, 0, build, DATA_VERSION)
 
 
 # Name on the Hub: its type, what builds the stand-in, and the tag that the real one has.
@@ -285,8 +329,9 @@ STAND_INS = {
     QWEN: ("model", small_qwen2, None),
     ORPO_MIX: ("dataset", orpo_mix, "v1.0"),
     DPO_MIX: ("dataset", dpo_mix, None),
-    TRUTHY_DPO: ("dataset", truthy_dpo, None),
     HH_RLHF: ("dataset", hh_rlhf, None),
+    **{name: ("dataset", partial(mix_source, name), None) for name in SOURCES},
+    **{name: ("dataset", partial(benchmark, name), None) for name in BENCHMARKS},
 }
 
 
@@ -304,9 +349,9 @@ def publish(hub, cache: str | Path | None = None, names: tuple[str, ...] = COURS
         hub.commit_folder(repo_id, build(cache), repo_type=repo_type, tag=tag, message="Add the stand-in")
 
 
-def _cached(name: str, cache: str | Path | None, seed: int, build) -> Path:
+def _cached(name: str, cache: str | Path | None, seed: int, build, version: str = VERSION) -> Path:
     """Return the folder of a stand-in, built now if the cache does not have it."""
-    folder = (Path(cache) if cache else Path.home() / ".cache" / "orpo-course") / f"{name}-{VERSION}-seed{seed}"
+    folder = (Path(cache) if cache else Path.home() / ".cache" / "orpo-course") / f"{name}-{version}-seed{seed}"
     return folder if folder.exists() else _build_whole(folder, build)
 
 
@@ -323,13 +368,19 @@ def _build_whole(folder: Path, build) -> Path:
     return folder
 
 
-def _write_split(folder: Path, split: str, rows: list[dict]) -> None:
-    from datasets import Dataset
+def _write_split(folder: Path, path: str, rows: list[dict], int32: tuple[str, ...] = ()) -> None:
+    from datasets import Dataset, Value
 
-    (folder / "data").mkdir(exist_ok=True)
-    Dataset.from_list(rows).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    table = Dataset.from_list(rows)
+    for column in int32:  # whole numbers are int64 otherwise
+        table = table.cast_column(column, Value("int32"))
+    table.to_parquet(folder / f"{path}-00000-of-00001.parquet")
 
 
-def _write_card(folder: Path, repo_id: str, licence: str) -> None:
+def _write_card(folder: Path, repo_id: str, licence: str, **more) -> None:
+    import yaml
+
+    about = yaml.safe_dump({"license": licence, "tags": ["stand-in"], **more}, sort_keys=False)
     text = f"# A stand-in for {repo_id}\n\nMade by code for practice offline; only its name and form are real.\n"
-    (folder / "README.md").write_text(f"---\nlicense: {licence}\ntags:\n- stand-in\n---\n\n{text}")
+    (folder / "README.md").write_text(f"---\n{about}---\n\n{text}")
