@@ -365,9 +365,14 @@ def test_a_message_with_the_text_of_a_special_token_is_told(tokenizer, part):
         "chosen": [{"role": "assistant", "content": "Yes."}],
         "rejected": [{"role": "assistant", "content": "No."}],
     }
-    assert chat_format.special_text_problem(pair, tokenizer) is None
+    special = chat_format.special_text(tokenizer)
+    assert chat_format.special_text_problem(pair, special) is None
     pair[part][-1]["content"] += f" The token {tokenizer.eos_token} ends a text."
-    assert chat_format.special_text_problem(pair, tokenizer) == "text of a special token"
+    assert chat_format.special_text_problem(pair, special) == "text of a special token"
+
+
+def test_a_tokenizer_without_special_tokens_finds_none():
+    assert not chat_format.special_text(word_tokenizer({})).search("any text, even none")
 
 
 def test_without_an_end_token_there_is_no_training():

@@ -6,6 +6,7 @@ Left out: tools and images.
 """
 
 import html
+import re
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}"
@@ -86,6 +87,30 @@ def pair_lengths(pair: dict, tokenizer) -> tuple[int, int, int]:
     return prompt, chosen - prompt, rejected - prompt
 
 
+def batch_lengths(pairs: list[dict], tokenizer) -> list[tuple[int, int, int]]:
+    """Count what `pair_lengths` counts for many pairs at once, each text once.
+
+    The end token closes every turn and cuts the text before it is tokenized, so the tokens of a talk are those of its
+    turns added up; a prompt need not be counted again with each answer.
+
+    Args:
+        pairs, tokenizer: see `pair_lengths`.
+    """
+    begin, end = tokenizer.bos_token or "", tokenizer.eos_token
+    texts = [f"{end}\n<|im_start|>assistant\n"]  # after an end token, so that it is cut as in the talk; one less counts
+    for pair in pairs:
+        for place, message in enumerate(pair["prompt"] + pair["chosen"] + pair["rejected"]):
+            turn = f"<|im_start|>{message['role']}\n{message['content'].strip()}{end}"
+            texts.append(f"{end}\n{turn}" if place else f"{end}{begin}{turn}")
+    encoded = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    counts = iter([len(tokens) - 1 for tokens in encoded])
+    header, lengths = next(counts), []
+    for pair in pairs:
+        prompt = sum(next(counts) for _ in pair["prompt"])
+        lengths.append((prompt + header, next(counts) - header, next(counts) - header))
+    return lengths
+
+
 def length_problem(pair: dict, tokenizer, max_length: int, truncate_answers: bool = False) -> str | None:
     """Say why a pair does not fit into the window, or `None` if it does.
 
@@ -100,14 +125,23 @@ def length_problem(pair: dict, tokenizer, max_length: int, truncate_answers: boo
     return None
 
 
-def special_text_problem(pair: dict, tokenizer) -> str | None:
+def special_text_problem(pair: dict, special: re.Pattern) -> str | None:
     """Say that a message holds the text of a special token, or return `None`.
 
     The tokenizer makes the token of such a text: a `</s>` in a lesson on HTML would end the answer there.
+
+    Args:
+        pair: see `pair_lengths`.
+        special: of `special_text`.
     """
     texts = [message["content"] for part in ("prompt", "chosen", "rejected") for message in pair[part]]
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return "text of a special token" if any(token in text for token in special for text in texts) else None
+    return "text of a special token" if any(special.search(text) for text in texts) else None
+
+
+def special_text(tokenizer) -> re.Pattern:
+    """Return a pattern that finds the text of any special token."""
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
 
 def show_batch(batch: dict, tokenizer, rows: int = 1, max_tokens: int = 160) -> str:

@@ -142,8 +142,8 @@ def resolve_revision(
     return info.sha, f"stand-in at {host}" if "stand-in" in (info.tags or []) else host
 
 
-def create_repository(repo_id: str, token: str | None, private: bool = True) -> None:
-    """Make a model repository, if it is not there.
+def create_repository(repo_id: str, token: str | None, private: bool = True, repo_type: str = "model") -> None:
+    """Make a repository, if it is not there.
 
     Raises:
         PermissionError: if it should be private, and is there and public; see `in_one_sentence` for the others.
@@ -151,18 +151,24 @@ def create_repository(repo_id: str, token: str | None, private: bool = True) -> 
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    with in_one_sentence(repo_id):
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        public = private and not api.model_info(repo_id).private
+    with in_one_sentence(repo_id, repo_type):
+        api.create_repo(repo_id, private=private, exist_ok=True, repo_type=repo_type)
+        public = private and not api.repo_info(repo_id, repo_type=repo_type).private
     if public:
         raise PermissionError(
-            f"{repo_id} is there already, and public: make it private at {page(repo_id)}/settings, or "
+            f"{repo_id} is there already, and public: make it private at {page(repo_id, repo_type)}/settings, or "
             "choose another name."
         )
 
 
 def commit_files(
-    folder, repo_id: str, patterns: list[str], token: str | None, below: str = "", replaces: list[str] | None = None
+    folder,
+    repo_id: str,
+    patterns: list[str],
+    token: str | None,
+    below: str = "",
+    replaces: list[str] | None = None,
+    repo_type: str = "model",
 ) -> str:
     """Upload the files of a folder that are on a list as one commit, so that a branch never holds half of them.
 
@@ -175,6 +181,7 @@ def commit_files(
         token: Hub token that may write.
         below: folder of the repository that they go to, with a slash at its end.
         replaces: patterns of paths in the repository; what is there, but not in this upload, is deleted.
+        repo_type: "model" or "dataset".
 
     Returns:
         The commit, 40 hex digits.
@@ -190,10 +197,11 @@ def commit_files(
     if not names:
         raise FileNotFoundError(f"There is nothing to upload in {folder}: no {', '.join(patterns)}.")
     operations = [CommitOperationAdd(f"{below}{name}", folder / name) for name in names]
-    with in_one_sentence(repo_id):
-        old = {path for path in api.list_repo_files(repo_id) if matches(path, replaces or [])}
+    with in_one_sentence(repo_id, repo_type):
+        old = {path for path in api.list_repo_files(repo_id, repo_type=repo_type) if matches(path, replaces or [])}
         operations += [CommitOperationDelete(path) for path in sorted(old - {f"{below}{name}" for name in names})]
-        return api.create_commit(repo_id, operations, commit_message=f"Upload {folder.name}").oid
+        message = f"Upload {folder.name}"
+        return api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type).oid
 
 
 def matches(path: str, patterns: list[str]) -> bool:

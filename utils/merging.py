@@ -125,7 +125,7 @@ def model_card(repo_id: str, run: dict, parity: dict[str, float] | None = None) 
     licence = bases.llama_licence(base, run.get("licence")) or run.get("licence") if public else None
     data = ModelCardData(
         base_model=base if public else None,  # a folder's path is nobody else's business
-        datasets=[run["recipe"]["dataset"]] if run["revisions"]["dataset"] else None,
+        datasets=_datasets(run) or None,
         library_name="transformers" if parity else "peft",
         license=None if licence == "not stated" else licence,
         pipeline_tag="text-generation",
@@ -139,6 +139,13 @@ def model_card(repo_id: str, run: dict, parity: dict[str, float] | None = None) 
         for part, key in (("base", "base_model"), ("data", "dataset"))
     }
     return str(ModelCard.from_template(data, str(template), name=name, run=run, parity=parity, llama=llama, **sources))
+
+
+def _datasets(run: dict) -> list[str]:
+    """List the Hub data sets that a run was trained on: its own, or those that its mix is made of."""
+    own = [run["recipe"]["dataset"]] if run["revisions"]["dataset"] else []
+    mixed = ((run.get("mix") or {}).get("sources") or {}).values()
+    return own + [entry["repository"] for entry in mixed if entry.get("revision") and entry["train"]]
 
 
 def push(folder: Path, repo_id: str, allow: list[str], token: str | None, private: bool = True) -> str:

@@ -5,6 +5,7 @@ Hardware decides nothing here: see `profiles`.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -124,6 +125,30 @@ def resolve(name: str, **parameters) -> tuple[Recipe, dict[str, str]]:
         }
     sources = DEFAULT_SOURCES | dict(recipe.sources) | changed | {key: "your parameter" for key in given}
     return replace(recipe, **given), sources
+
+
+def take_mix(recipe: Recipe, sources: dict[str, str], folder) -> tuple[Recipe, dict[str, str]]:
+    """Take the mix of notebook 02, if it is there, in the place of the data that `course-llama3` names.
+
+    Data that were asked for stay, and so do those of a recipe that repeats somebody's run.
+
+    Args:
+        recipe, sources: of `resolve`.
+        folder: where notebook 02 leaves its mix.
+
+    Returns:
+        (recipe, source of each value), the same ones if there is no mix to take.
+    """
+    if recipe.name != "course-llama3" or sources["dataset"] != DEFAULT_SOURCES["dataset"]:
+        return recipe, sources
+    if not (Path(folder) / "report.json").is_file():
+        return recipe, sources
+    mixed = "the mix of notebook 02"
+    sources = sources | {
+        "dataset": mixed,
+        "dataset_revision": "a folder has none; its report names those of its sources",
+    }
+    return replace(recipe, dataset=str(folder), dataset_revision=None), sources
 
 
 def fit_to_base(
