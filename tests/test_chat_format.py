@@ -378,3 +378,28 @@ def test_a_tokenizer_without_special_tokens_finds_none():
 def test_without_an_end_token_there_is_no_training():
     with pytest.raises(ValueError, match="some/base has no end token"):
         chat_format.prepare_tokenizer(word_tokenizer({"pad_token": "<pad>"}, "<pad>"))
+
+
+# --- many pairs at once ----------------------------------------------------------------------------------------
+
+
+def test_many_pairs_are_counted_like_each_alone(tokenizer):
+    """In their order, and whatever comes before; `test_preference_data` tries random texts and other tokenizers."""
+    alone = [chat_format.pair_lengths(pair, tokenizer) for pair in PAIRS]
+    assert chat_format.batch_lengths(PAIRS, tokenizer) == alone
+    assert chat_format.batch_lengths(PAIRS[::-1] + PAIRS, tokenizer) == alone[::-1] + alone
+    assert len(set(alone)) == len(alone) and chat_format.batch_lengths([], tokenizer) == []
+
+
+def test_an_empty_answer_is_its_end_token_and_a_longer_one_is_longer(tokenizer):
+    pairs = [make_pair("Why?", answer, f"{answer} more") for answer in ("", "so", "so and so")]
+    lengths = chat_format.batch_lengths(pairs, tokenizer)
+    assert lengths[0][1] == 1 and len({prompt for prompt, _, _ in lengths}) == 1
+    assert all(chosen < rejected for _, chosen, rejected in lengths)
+
+
+def test_counting_leaves_tokenizer_and_pairs_as_they_are(tokenizer):
+    pairs = [make_pair(" Why? ", " So. ", "No.")]
+    before = tokenizer("Why is it so?")["input_ids"]
+    chat_format.batch_lengths(pairs, tokenizer)
+    assert pairs == [make_pair(" Why? ", " So. ", "No.")] and tokenizer("Why is it so?")["input_ids"] == before

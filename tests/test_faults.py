@@ -13,7 +13,7 @@ import pytest
 from transformers import LlamaConfig
 
 from utils import course as runner
-from utils import hub_access, memory, stand_ins
+from utils import hub_access, memory, sources, stand_ins
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -92,6 +92,112 @@ def test_nothing_left_stops_before_a_model_is_loaded(stopped, write_pairs):
         message.startswith("No pair is left to train on, for the reasons below: raise MAX_LENGTH")
         and "prompt too long" in message
     )
+
+
+# --- sources of a mix ------------------------------------------------------------------------------------------
+
+FEW = {"SOURCES": ["capybara", "math"], "BENCHMARKS": []}
+
+
+@pytest.fixture
+def changed_source(hub, tmp_path):
+    """Put a changed copy of a source's stand-in in its place, and the stand-in back afterwards."""
+    from datasets import load_dataset
+
+    changed = []
+
+    def change(repo_id: str, edit) -> None:
+        rows = edit(load_dataset(str(stand_ins.STAND_INS[repo_id][1](None)), split="train"))
+        folder = tmp_path / "changed" / "data"
+        folder.mkdir(parents=True)
+        rows.to_parquet(folder / "train-00000-of-00001.parquet")
+        changed.append(repo_id)
+        hub.commit_folder(repo_id, folder.parent, repo_type="dataset")
+
+    yield change
+    stand_ins.publish(hub, names=changed)
+
+
+def test_a_source_that_renamed_a_column_is_named(stopped, changed_source):
+    changed_source(sources.SEVEN[0].repository, lambda rows: rows.rename_column("rating_chosen", "score_chosen"))
+    message = stopped("02", "ValueError", **FEW)
+    assert message.startswith(
+        "Source capybara (argilla/distilabel-capybara-dpo-7k-binarized) has no column rating_chosen"
+    )
+    assert "score_chosen" in message and "rating_rejected" in message
+
+
+def test_a_score_that_is_no_number_names_the_row(stopped, changed_source):
+    def as_words(rows):
+        words = ["five"] * len(rows)
+        return rows.remove_columns("chosen_rating").add_column("chosen_rating", words)
+
+    changed_source(sources.SEVEN[3].repository, as_words)
+    message = stopped("02", "ValueError", **FEW)
+    assert (
+        "Source math" in message and "column chosen_rating should hold numbers, and row 0 (counted from 0)" in message
+    )
+
+
+def test_a_row_that_is_no_pair_is_named_and_counted_among_the_dropped(run, changed_source, tmp_path):
+    def without_answer(rows):
+        return rows.map(lambda row, number: {"chosen": None} if number == 4 else row, with_indices=True)
+
+    changed_source(sources.SEVEN[0].repository, without_answer)
+    run("02", **FEW)
+    report = json.loads((tmp_path / "mix" / "report.json").read_text())["sources"]["capybara"]
+    assert report["dropped"]["broken row"] == 1
+    assert report["rows"] == report["train"] + report["test"] + sum(report["dropped"].values())
+    assert "column chosen is None" in (tmp_path / "02_mix_preference_data.ipynb").read_text()
+
+
+def test_a_source_that_changed_since_it_was_published_is_told_loudly(run, changed_source, tmp_path):
+    folder = stand_ins.STAND_INS[sources.SEVEN[0].repository][1](None)
+    card = (folder / "README.md").read_text()
+
+    def fewer(rows):
+        (tmp_path / "changed").mkdir()
+        (tmp_path / "changed" / "README.md").write_text(card)
+        return rows.select(range(5, len(rows)))
+
+    changed_source(sources.SEVEN[0].repository, fewer)
+    run("02", **FEW)
+    executed = (tmp_path / "02_mix_preference_data.ipynb").read_text()
+    assert (
+        re.search(r"\d+ of \d+ rows taken, \d+ expected \(-[1-5]\)", executed) and "the source has changed" in executed
+    )
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"SOURCES": ["capybara", "some-lab/never-made"], "BENCHMARKS": []}, {**FEW, "BENCHMARKS": ["arc", "mmlu"]}],
+    ids=["source", "benchmark"],
+)
+def test_what_cannot_be_reached_stops_the_mix_unless_told_otherwise(stopped, run, hub, tmp_path, parameters):
+    lost = "never-made" if "some-lab/never-made" in parameters["SOURCES"] else "arc"
+    hub.repos.pop(("dataset", "allenai/ai2_arc"), None)
+    try:
+        message = stopped("02", "FileNotFoundError", **parameters)
+        assert "has no dataset" in message and f"To go on without {lost}, set SKIP_UNREACHABLE = True." in message
+        figures = run("02", SKIP_UNREACHABLE=True, **parameters)
+    finally:
+        stand_ins.publish(hub, names=["allenai/ai2_arc"])
+    report = json.loads((tmp_path / "mix" / "report.json").read_text())
+    entry = (report["sources"] | report["benchmarks"])[lost]
+    assert figures["left_out"] == [lost] and "has no dataset" in entry["left_out"] and "rows" not in entry
+    assert "could not be reached" in (tmp_path / "mix" / "README.md").read_text()
+
+
+def test_nothing_left_of_a_mix_stops_with_the_account(stopped):
+    message = stopped("02", "ValueError", **FEW, MAX_LENGTH=16)
+    assert message.startswith("No pair is left to train on. 0 of ") and "prompt too long" in message
+
+
+def test_a_token_that_may_only_read_stops_a_push_before_anything_is_loaded(stopped, hub):
+    seen = len(hub.requests)
+    message = stopped("02", "NotReady", PUSH_TO_HUB=True, environment={"HF_TOKEN": "practice-read"}, **FEW)
+    assert "role write" in message
+    assert not [path for method, path, _ in hub.requests[seen:] if ".parquet" in path and method == "GET"]
 
 
 # --- bases -----------------------------------------------------------------------------------------------------

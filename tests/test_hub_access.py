@@ -175,3 +175,52 @@ def test_a_file_is_compared_with_the_listing_large_or_small(hub, small_base, nam
     assert hub_access.is_as_listed(small_base / name, entry)
     assert not hub_access.is_as_listed(small_base / "tokenizer.json", entry)
     assert not hub_access.is_as_listed(small_base / "missing", entry)
+
+
+# --- data sets -------------------------------------------------------------------------------------------------
+
+
+def test_a_data_set_is_made_private_and_no_model_beside_it(hub):
+    hub_access.create_repository("learner/new-data", "practice-write", repo_type="dataset")
+    hub_access.create_repository("learner/new-data", "practice-write", repo_type="dataset")  # it is there
+    assert hub.repos["dataset", "learner/new-data"]["private"] and ("model", "learner/new-data") not in hub.repos
+    hub_access.create_repository("learner/open-data", "practice-write", False, "dataset")
+    assert not hub.repos["dataset", "learner/open-data"]["private"]
+    page = f"{hub.url}/datasets/learner/open-data/settings"
+    with pytest.raises(
+        PermissionError, match=f"learner/open-data is there already, and public: make it private at {page}"
+    ):
+        hub_access.create_repository("learner/open-data", "practice-write", repo_type="dataset")
+
+
+def test_a_data_set_that_may_not_be_made_is_told(hub):
+    with pytest.raises(PermissionError, match="Your HF_TOKEN may not do this with learner/never-data"):
+        hub_access.create_repository("learner/never-data", "practice-read", repo_type="dataset")
+    assert ("dataset", "learner/never-data") not in hub.repos
+
+
+def test_files_of_a_data_set_go_up_in_one_commit(hub, tmp_path):
+    """To the data set, not to the model of the same name."""
+    from huggingface_hub import HfApi
+
+    for repo_type in ("model", "dataset"):
+        hub.add_repo("learner/both", repo_type)
+    for name in ("train.parquet", "report.json", "notes.txt"):
+        (tmp_path / name).write_bytes(name.encode())
+    patterns = ["*.parquet", "report.json"]
+    commit = hub_access.commit_files(tmp_path, "learner/both", patterns, "practice-write", repo_type="dataset")
+    history = [entry.commit_id for entry in HfApi().list_repo_commits("learner/both", repo_type="dataset")]
+    assert history[0] == commit and len(history) == 2
+    assert set(hub.files("learner/both", "dataset")) - {".gitattributes"} == {"train.parquet", "report.json"}
+    assert set(hub.files("learner/both")) == {".gitattributes"}
+    (tmp_path / "train.parquet").rename(tmp_path / "test.parquet")
+    hub_access.commit_files(
+        tmp_path, "learner/both", patterns, "practice-write", replaces=["*.parquet"], repo_type="dataset"
+    )
+    assert set(hub.files("learner/both", "dataset")) - {".gitattributes"} == {"test.parquet", "report.json"}
+
+
+def test_a_data_set_that_is_not_there_is_told_as_one(hub, tmp_path):
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="has no dataset 'learner/not-made'"):
+        hub_access.commit_files(tmp_path, "learner/not-made", ["*"], "practice-write", repo_type="dataset")

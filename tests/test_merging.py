@@ -189,3 +189,58 @@ def test_the_card_of_a_local_base_holds_no_path():
     recipe = RUN["recipe"] | {"base_model": "/home/ada/my base", "dataset": "/home/ada/pairs.jsonl"}
     card = merging.model_card("learner/x", RUN | {"recipe": recipe, "revisions": dict.fromkeys(RUN["revisions"])})
     assert "/home/ada" not in card and "my base" in card and "pairs.jsonl" in card
+
+
+# --- a mix of several sources ----------------------------------------------------------------------------------
+
+MIX = {
+    "totals": {"rows": 41_000, "train": 30_500, "test": 620},
+    "sources": {
+        "math": {
+            **{"repository": "argilla/distilabel-math-preference-dpo", "revision": "d" * 40, "host": "huggingface.co"},
+            **{"licence": "apache-2.0", "rule": "chosen_rating >= 9", "rows": 2418, "train": 2000, "test": 41},
+        },
+        "mine": {
+            **{"repository": "pairs.jsonl", "revision": None, "host": "local", "licence": "not stated"},
+            **{"rule": "all rows", "rows": 60, "train": 50, "test": 2},
+        },
+        "toxic": {
+            **{"repository": "unalignment/toxic-dpo-v0.2", "revision": "e" * 40, "host": "huggingface.co"},
+            **{"licence": "cc-by-4.0", "rule": "all rows", "rows": 541, "train": 0, "test": 0},
+        },
+        "gone": {"repository": "lab/gone", "rule": "all rows", "left_out": "it could not be reached"},
+    },
+    "benchmarks": {"gsm8k": {"items": 1319, "rows": 3}, "mmlu": {"left_out": "no network"}},
+}
+
+
+@pytest.mark.parametrize("pushed", [False, True], ids=["a folder", "on the Hub"])
+def test_the_card_names_the_sources_of_a_mix(pushed):
+    name, revision = ("learner/orpo-mix", "b" * 40) if pushed else ("/home/ada/artifacts/mix", None)
+    run = RUN | {"mix": MIX, "recipe": RUN["recipe"] | {"dataset": name}}
+    run |= {"revisions": RUN["revisions"] | {"dataset": revision}}
+    card = merging.model_card("learner/x", run)
+    head = card.split("---")[1]
+    listed = head.split("datasets:\n")[1].split("\n")
+    expected = ["- learner/orpo-mix"] * pushed + ["- argilla/distilabel-math-preference-dpo"]
+    assert [line for line in listed if line.startswith("- ") and "/" in line] == expected  # what was trained on
+    rows = [line for line in card.splitlines() if line.startswith("| ")]
+    math = "argilla/distilabel-math-preference-dpo | `dddddddddd`, huggingface.co | apache-2.0 | chosen_rating >= 9"
+    assert f"| {math} | 2,418 | 2,000 | 41 |" in rows
+    assert "| pairs.jsonl | local | not stated | all rows | 60 | 50 | 2 |" in rows
+    assert "| unalignment/toxic-dpo-v0.2 | `eeeeeeeeee`, huggingface.co | cc-by-4.0 | all rows | 541 | 0 | 0 |" in rows
+    assert "A mix of 41,000 rows" in card and "30,500 pairs were left to train on and 620 to test on" in card
+    assert "compared with benchmarks (gsm8k, mmlu: not checked)" in card and "/home/ada" not in card
+    assert "Each source of the training data has its own licence, see above." in card
+    table = card.splitlines()
+    start = table.index("| source | at | licence | rule | rows | train | test |")
+    assert all(line.startswith("|") for line in table[start : start + 5]) and not table[start - 1]
+
+
+@pytest.mark.parametrize("mix", [{}, {"mix": None}])
+def test_the_card_of_other_data_names_no_sources(mix):
+    card = merging.model_card("learner/x", RUN | mix)
+    assert "A mix of" not in card and "| source |" not in card and f"- {stand_ins.ORPO_MIX}" in card
+    assert "The training data has licences of its own: see its card." in card
+    unchecked = merging.model_card("learner/x", RUN | {"mix": MIX | {"benchmarks": {}}})
+    assert "compared with benchmarks" not in unchecked and "A mix of" in unchecked

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
@@ -67,17 +68,76 @@ def test_the_run_is_recorded(course):
     run_folder = course[1] / "run"
     run = json.loads((run_folder / "run.json").read_text())
     assert re.fullmatch("[0-9a-f]{40}", run["revisions"]["base_model"])
-    assert re.fullmatch("[0-9a-f]{40}", run["revisions"]["dataset"])
+    assert run["revisions"]["dataset"] is None  # notebook 02's folder: its report names the commits
     assert run["recipe"]["learning_rate"] == runner.PARAMETERS["03"]["LEARNING_RATE"]
     assert run["recipe"]["beta"] == 0.1 and run["micro_batch"] * run["accumulation"] == 8
     assert run["report"]["examined"] == sum(run["report"]["kept"].values()) + sum(run["report"]["dropped"].values())
-    assert run["report"]["dropped"]["prompt too long"] > 0 and run["report"]["dropped"]["answer too long"] > 0
     assert run["seconds"] > 0 and run["pairs_per_second"] > 0 and run["peak_memory_gb"] > 0
     assert (run_folder / "adapter" / "adapter_model.safetensors").stat().st_size > 100_000
     kept = sorted(path.name for path in (run_folder / "checkpoints").glob("checkpoint-*"))
     assert kept == ["checkpoint-25", "checkpoint-40"]
     state = json.loads((run_folder / "trainer_state.json").read_text())
     assert state["global_step"] == run["steps"] == 40
+
+
+def test_the_mix_accounts_for_every_row_and_is_what_03_trains_on(course):
+    figures, mix = entry(course[0], "02")["metrics"], course[1] / "mix"
+    report = json.loads((mix / "report.json").read_text())
+    assert report["totals"] == {
+        "rows": figures["rows_in"],
+        "train": figures["train_pairs"],
+        "test": figures["test_pairs"],
+    }
+    for source in report["sources"].values():
+        assert source["rows"] == source["train"] + source["test"] + sum(source["dropped"].values())
+        assert source["taken"] == source["expected"] < source["rows"] or source["rule"] == "all rows"
+        assert re.fullmatch("[0-9a-f]{40}", source["revision"]) and source["licence"] != "not stated"
+    assert sum(source["rows"] for source in report["sources"].values()) == figures["rows_in"]
+    assert "toxic" not in report["sources"] and len(report["sources"]) == 6 and len(report["benchmarks"]) == 6
+    dropped = {reason for source in report["sources"].values() for reason in source["dropped"]}
+    assert dropped >= set("same prompt|near duplicate|in a benchmark|prompt too long|answer too long".split("|"))
+    sides = [pq.read_table(mix / f"{split}.parquet").to_pylist() for split in ("train", "test")]
+    assert [len(side) for side in sides] == [figures["train_pairs"], figures["test_pairs"]]
+    prompts = [{json.dumps(row["prompt"]) for row in side} for side in sides]
+    assert not prompts[0] & prompts[1]
+
+    run = json.loads((course[1] / "run" / "run.json").read_text())
+    assert run["recipe"]["dataset"] == str(mix) and run["mix"] == report
+    card = (course[1] / "merged" / "README.md").read_text()
+    for source in report["sources"].values():
+        assert f"- {source['repository']}" in card and f"| {source['licence']} | {source['rule']} |" in card
+    assert str(course[1]) not in card
+
+
+@pytest.mark.timeout(180)
+def test_a_mix_that_was_pushed_is_trained_on_elsewhere(run, hub, tmp_path):
+    """On the second machine there is only the Hub: the data set's report goes into the run and the model card."""
+    report = {"PUSH_TO_HUB": True, "CAPS": {"truthy": 20, "ultrafeedback": 0.5}, "INCLUDE_TOXIC": True}
+    figures = run("02", output=tmp_path / "first", BENCHMARKS=["arc"], **report)
+    repository = hub.repos["dataset", "learner/orpo-mix"]
+    assert repository["private"]
+    report = json.loads((tmp_path / "first" / "mix" / "report.json").read_text())
+    assert report["sources"]["truthy"]["train"] + report["sources"]["truthy"]["test"] == 20
+    assert report["sources"]["truthy"]["dropped"]["over the cap"] > 100 and report["sources"]["toxic"]["train"] > 0
+    assert list(report["benchmarks"]) == ["arc"] and report["parameters"]["CAPS"]["truthy"] == 20
+
+    run("03", output=tmp_path / "second", DATASET="learner/orpo-mix", NUM_PAIRS=32, NUM_EVAL_PAIRS=8)
+    trained = json.loads((tmp_path / "second" / "run" / "run.json").read_text())
+    assert trained["mix"] == report and trained["pairs"] == {"train": 32, "test": 8}
+    assert re.fullmatch("[0-9a-f]{40}", trained["revisions"]["dataset"])
+    assert figures["train_pairs"] >= 32
+
+
+@pytest.mark.timeout(120)
+def test_ones_own_file_and_an_eighth_source_are_mixed_by_parameters_alone(run, write_pairs, tmp_path):
+    data = write_pairs(stand_ins.preference_pairs(60, seed=11))
+    run("02", SOURCES=[data, "capybara-preferences", "dpo-mix-7k"], BENCHMARKS=[], TEST_SHARE=0.3)
+    report = json.loads((tmp_path / "mix" / "report.json").read_text())
+    own = report["sources"][Path(data).stem]
+    assert own["rows"] == 60 and own["revision"] is None and own["repository"] == Path(data).name
+    assert report["sources"]["capybara-preferences"]["dropped"]["score too low"] > 0
+    assert all(source["train"] > 0 for source in report["sources"].values()) and not report["benchmarks"]
+    assert str(tmp_path) not in (tmp_path / "mix" / "README.md").read_text()
 
 
 def test_offline_wandb_holds_the_same_curves(course):
@@ -241,7 +301,8 @@ def kept_checkpoint(hub) -> str | None:
 def test_a_run_that_was_kept_goes_on_and_is_found_on_another_machine(course, run, hub, tmp_path):
     """The first machine is killed after its first checkpoint; the second has only the Hub, and ends the same."""
     kept, first = {"KEEP_REPO": "learner/orpo-run", "SAVE_STEPS": 10}, tmp_path / "first"
-    first.mkdir()
+    for machine in ("first", "second"):
+        shutil.copytree(course[1] / "mix", tmp_path / machine / "mix")
     (path,) = [path for path in runner.select() if path.name.startswith("03")]
     parameters = runner.PARAMETERS["03"] | kept | {"ARTIFACTS": str(first)}
     task = json.dumps([str(path), str(first), runner.practice_environment(hub.url, first / "home"), parameters])

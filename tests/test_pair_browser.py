@@ -171,7 +171,7 @@ def test_a_pair_is_shown_with_what_the_ledger_says():
         page.words.index(words) for words in ("systemBe brief.", "user2 + 2?", "chosenIt is 4.", "rejectedIt is 5.")
     ]
     assert positions == sorted(positions)
-    assert page.marked == ["4", "5"] and page.labels == ["prompt", "chosen", "rejected"]
+    assert page.marked == ["4", "5"] and page.labels == ["earlier turns", "prompt", "chosen", "rejected"]
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,19 @@ import json
 import re
 from collections import Counter
 
+import pandas as pd
 import pytest
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset, Features, Json, Value, disable_progress_bars
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_mixing import cleaned, examined
 
-from utils import chat_format, hub_access, preference_data, stand_ins
+from utils import chat_format, hub_access, mix_files, mixing, preference_data, small_world, stand_ins
+from utils.examining import BROKEN
+from utils.overlap import BenchmarkIndex
+from utils.pair_formats import NotAPair
+from utils.source_loading import Origin
+from utils.sources import SEVEN
 
 disable_progress_bars()
 
@@ -322,3 +331,197 @@ def test_small_data_is_not_all_held_out(count, held_out):
     pairs, report = preference_data.split_pairs(rows, None, 200, lambda pair: None)
     assert held_out / 2 <= len(pairs["test"]) <= 2 * held_out
     assert len(pairs["train"]) + len(pairs["test"]) == count == report.examined
+
+
+# --- random rows -----------------------------------------------------------------------------------------------
+
+# The same examples every time, and no clock: a slow machine is no fault.
+STEADY = {
+    "derandomize": True,
+    "database": None,
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+ODD_TEXTS = [
+    "",
+    " \n",
+    "\x00",
+    "\x1b[0m\u202e",
+    "e\u0301 \ufeff",
+    "🙂👩\u200d🚀",
+    "二加三等于几？",
+    "word " * 3000,
+    "x" * 9000,
+]
+ODD_TEXTS += [
+    "<|end_of_text|>",
+    "<|im_start|>user",
+    "Human: a\n\nAssistant: b",
+    "\n\nHuman: a\n\nAssistant: b",
+    "nan",
+    "[]",
+]
+COMMON_TEXTS = [
+    "Why?",
+    "  WHY? ",
+    "Who are you, and what do you want?",
+    "who are you and what do you want",
+    "Yes.",
+    "No.",
+]
+TEXTS = st.sampled_from(COMMON_TEXTS) | st.sampled_from(ODD_TEXTS) | st.text(max_size=40)
+ROLES = st.sampled_from(["user", "assistant", "system", "tool", "User", "", "<|end_of_text|>"])
+WRONG = (
+    st.none() | st.integers(-5, 5) | st.booleans() | st.just([]) | st.just({}) | st.lists(st.none() | TEXTS, max_size=2)
+)
+MESSAGES = st.fixed_dictionaries({}, optional={"role": ROLES | st.none(), "content": TEXTS | st.none(), "name": TEXTS})
+SCORES = st.none() | st.sampled_from([1.0, 4.5, 5.0, 8.5, 9.0, 10.0]) | st.floats(allow_nan=True, allow_infinity=True)
+
+
+def turn(role: str, content: str) -> dict:
+    return {"role": role, "content": content}
+
+
+@st.composite
+def talks(draw) -> dict:
+    """Two whole conversations, mostly with the same prompt."""
+    asked = [turn("user", draw(TEXTS)) for _ in range(draw(st.integers(1, 3)))]
+    talk = [message for question in asked for message in (question, turn("assistant", draw(TEXTS)))][:-1]
+    talk = [*([turn("system", draw(TEXTS))] if draw(st.booleans()) else []), *talk]
+    other = talk if draw(st.integers(0, 4)) else talk[:-1]
+    chosen, rejected = draw(TEXTS), draw(TEXTS)
+    return {"chosen": [*talk, turn("assistant", chosen)], "rejected": [*other, turn("assistant", rejected)]}
+
+
+@st.composite
+def rows_of_a_source(draw, source) -> dict:
+    """A row in a source's own columns, sound or broken in one or more of them."""
+    row = draw(talks()) if "prompt" not in source.columns else {name: draw(TEXTS) for name in source.columns}
+    row = {source.columns[name]: value for name, value in row.items()}
+    for column in row:
+        if not draw(st.integers(0, 7)):
+            row[column] = draw(WRONG | st.lists(MESSAGES, max_size=3))
+    row |= {source.rating: draw(SCORES)} if source.rating else {}
+    return row | ({source.unless: draw(st.none() | st.booleans())} if source.unless else {})
+
+
+MIXES = st.fixed_dictionaries({source.name: st.lists(rows_of_a_source(source), max_size=6) for source in SEVEN})
+
+
+def as_table(source, rows: list[dict]) -> Dataset:
+    """Rows of any types in one table, as JSON lines would be read."""
+    types = {column: Json() for column in source.columns.values()}
+    types |= {source.rating: Value("float64")} if source.rating else {}
+    types |= {source.unless: Value("bool")} if source.unless else {}
+    columns = {
+        column: [json.dumps(row[column]) if isinstance(kind, Json) else row[column] for row in rows]
+        for column, kind in types.items()
+    }
+    return Dataset.from_dict(columns, features=Features(types))
+
+
+class Tokenizers:
+    """Tokenizers by name, in a thing that is written in one line where an example fails."""
+
+    def __init__(self, by_name: dict):
+        self.by_name = by_name
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tokenizer) -> Tokenizers:
+    """The stand-in base's tokenizer, and others of the kinds that Phi, Qwen and Llama 2 have."""
+    texts = small_world.pretraining_text(300, 0)
+    makers = [stand_ins.phi_tokenizer, stand_ins.qwen_tokenizer, stand_ins.llama_2_tokenizer]
+    made = {make.__name__: chat_format.prepare_tokenizer(make(texts), 2000) for make in makers}
+    return Tokenizers({"llama_3_tokenizer": tokenizer, **made})
+
+
+@settings(max_examples=400, **STEADY)
+@given(data=st.data())
+def test_any_row_is_a_pair_or_says_why_it_is_none(data):
+    source = data.draw(st.sampled_from(SEVEN))
+    row = data.draw(rows_of_a_source(source))
+    try:
+        pair = source.pair(row)
+    except NotAPair as error:
+        assert str(error) in mixing.REASONS
+        return
+    except ValueError as error:
+        assert re.match("column (prompt|chosen|rejected) (is|holds) .* The row has the columns", str(error), re.DOTALL)
+        return
+    assert pair["prompt"][-1]["role"] == "user" and pair["source"] == source.name
+    assert [[answer["role"] for answer in pair[side]] for side in ("chosen", "rejected")] == [["assistant"]] * 2
+    assert all(
+        isinstance(message["content"], str) for part in ("prompt", "chosen", "rejected") for message in pair[part]
+    )
+
+
+@pytest.mark.timeout(180)
+@settings(max_examples=25, **STEADY)
+@given(rows=MIXES)
+def test_whatever_comes_in_is_kept_or_dropped_for_a_reason(tokenizers, rows):
+    tokenizer = tokenizers.by_name["llama_3_tokenizer"]
+    index = BenchmarkIndex({"made": [["Who are you, and what do you want?"]]})
+    tables = [(source, as_table(source, rows[source.name])) for source in SEVEN]
+    assert [dict(row) for row in tables[4][1]] == rows["toxic"]  # nothing is lost on the way
+    ledger, pairs = examined(tables, tokenizer, index)
+    ledger = cleaned(ledger, pairs, SEVEN, max_length=200)
+    assert Counter(ledger.source) == Counter({name: len(part) for name, part in rows.items() if part})
+    assert set(ledger.reason.dropna()) <= set(mixing.REASONS)
+    assert (ledger.told.notna() == (ledger.reason == BROKEN)).all()
+    kept = ledger[ledger.reason.isna()]
+    prompts = []
+    for line in kept.itertuples():
+        pair = pairs[int(line.pair)]
+        assert preference_data.answer_problem(pair) is None
+        assert chat_format.length_problem(pair, tokenizer, 200) is None
+        assert (line.source, line.row) == (pair["source"], pair["row"])
+        prompts.append(words(pair))
+    assert len(set(prompts)) == len(prompts)
+    try:
+        mixing.split(ledger, 0.5)
+    except ValueError as error:
+        sides = ledger.split.dropna().unique()
+        assert len(sides) < 2 and f"{len(kept)} of {len(ledger)} rows are kept" in str(error)
+    assert (ledger.split.notna() == ledger.reason.isna()).all()
+    origins = {source.name: Origin("c" * 40, "here", "mit", 0.0, None) for source in SEVEN}
+    counts = mix_files.count(ledger, SEVEN, origins, {})  # asserts that nothing vanished
+    assert sum(entry["train"] + entry["test"] for entry in counts.values()) == len(kept)
+    if rows["math"]:  # the same again
+        once_more, _ = examined(tables, tokenizer, index)
+        columns = ["source", "row", "reason", "hash", "twin", "prompt_tokens"]
+        again = cleaned(once_more, pairs, SEVEN, max_length=200)
+        pd.testing.assert_frame_equal(again[columns], ledger[columns])
+
+
+# --- tokens, counted by turns ----------------------------------------------------------------------------------
+
+
+MARKS = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "</s>",
+    "<s>",
+    "<unk>",
+    "▁",
+    "\n<|im_start|>assistant\n",
+    "  a",
+    "\u0301b",
+]
+SPOKEN = st.lists(TEXTS | st.sampled_from(MARKS), max_size=3).map("".join)
+
+
+@st.composite
+def pairs_to_count(draw) -> dict:
+    prompt = [turn(draw(ROLES), draw(SPOKEN)) for _ in range(draw(st.integers(1, 4)))]
+    return {"prompt": prompt} | {side: [turn("assistant", draw(SPOKEN))] for side in ("chosen", "rejected")}
+
+
+@settings(max_examples=120, **STEADY)
+@given(pairs=st.lists(pairs_to_count(), max_size=3))
+def test_tokens_counted_by_turns_are_those_of_whole_talks(tokenizers, pairs):
+    """On tokenizers with and without a begin token, a normalizer, and a mark of their own at the start of a text."""
+    for name, tokenizer in tokenizers.by_name.items():
+        expected = [chat_format.pair_lengths(pair, tokenizer) for pair in pairs]
+        assert chat_format.batch_lengths(pairs, tokenizer) == expected, name

@@ -228,3 +228,46 @@ def test_a_recipe_is_fitted_to_what_a_base_can_do():
     assert fitted.max_length == 512 and "1024 were asked for" in why["max_length"]
     assert fitted.target_modules == ("q_proj", "dense") and "no k_proj" in why["target_modules"]
     assert source["max_length"] != why["max_length"]  # the table it came from is left alone
+
+
+# --- the mix of notebook 02 ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A folder with a mix."""
+    (tmp_path / "report.json").write_text("{}")
+    return tmp_path
+
+
+def test_a_mix_takes_the_place_of_the_courses_own_data(mixed):
+    before = recipes.resolve("course-llama3", learning_rate=3e-4)
+    recipe, source = recipes.take_mix(*before, mixed)
+    assert (recipe.dataset, recipe.dataset_revision) == (str(mixed), None)
+    assert source["dataset"] == "the mix of notebook 02" and "a folder has none" in source["dataset_revision"]
+    changed = {"dataset", "dataset_revision"}
+    assert all(getattr(recipe, key) == getattr(before[0], key) for key in SETTINGS - changed)
+    assert {key: source[key] for key in SETTINGS - changed} == {key: before[1][key] for key in SETTINGS - changed}
+    assert before[1]["dataset"] == recipes.DEFAULT_SOURCES["dataset"]  # the table it came from is left alone
+    assert recipes.take_mix(*before, str(mixed)) == (recipe, source)
+
+
+@pytest.mark.parametrize("dataset", ["mlabonne/orpo-dpo-mix-40k", "argilla/dpo-mix-7k", "my.jsonl"])
+def test_data_that_were_asked_for_stay(mixed, dataset):
+    before = recipes.resolve("course-llama3", dataset=dataset)
+    assert recipes.take_mix(*before, mixed) == before
+
+
+def test_a_recipe_that_repeats_a_run_keeps_its_data(mixed):
+    before = recipes.resolve("article-llama3")
+    assert recipes.take_mix(*before, mixed) == before
+
+
+def test_a_mix_that_is_not_there_or_not_whole_is_not_taken(tmp_path):
+    before = recipes.resolve("course-llama3")
+    assert recipes.take_mix(*before, tmp_path / "nowhere") == before
+    (tmp_path / "train.parquet").touch()
+    (tmp_path / "README.md").touch()
+    assert recipes.take_mix(*before, tmp_path) == before
+    (tmp_path / "report.json").mkdir()
+    assert recipes.take_mix(*before, tmp_path) == before

@@ -307,16 +307,23 @@ def test_of_a_streamed_source_only_so_many_rows_come_by_a_seeded_choice(publishe
     assert sorted(questions(1, 1000)) == sorted(everything)
 
 
-def test_the_same_streamed_rows_are_fetched_once(published):
-    """And other ones again: of another seed, number, or commit."""
+def test_the_same_streamed_rows_are_fetched_once(published, monkeypatch):
+    """And other ones again: of another seed or number. What the token is makes no difference."""
+    names, from_generator = [], Dataset.from_generator
 
-    def fetched(seed=3, **changes) -> bool:
+    def spy(*arguments, **options):
+        names.append(options["fingerprint"])
+        return from_generator(*arguments, **options)
+
+    def fetched(token=None, seed=3, rows=11) -> bool:
         before = len(published.requests)
-        loaded(replace(KNOWN["stack-exchange"], **{"streamed_rows": 11} | changes), seed=seed)
+        loaded(replace(KNOWN["stack-exchange"], streamed_rows=rows), token=token, seed=seed)
         return sum("resolve" in path and "parquet" in path for _, path, _ in published.requests[before:]) > 1
 
+    monkeypatch.setattr(Dataset, "from_generator", spy)
     assert fetched() and not fetched()  # the columns are read off each time
-    assert fetched(seed=4) and fetched(streamed_rows=12) and not fetched()
+    assert fetched(seed=4) and fetched(rows=12) and not fetched(token="practice-read")
+    assert names[0] == names[1] == names[4] is not None and len(set(names)) == 3
 
 
 def test_of_a_streamed_repository_only_the_folder_is_read(published, put_data):

@@ -108,7 +108,8 @@ def show_pair(pair, line) -> str:
         why = f": {pair}" if isinstance(pair, str) else "."
         return _page(line, f"<p>This row cannot be read as a pair{_escaped(why)}</p>")
     boxes = [_box(role, _escaped(text[:MOST_CHARACTERS]), text, "#888") for role, text in turns]
-    talk = _scrolling("prompt", "".join(boxes), "18em")
+    talk = _scrolling("earlier turns", "".join(boxes[:-1]), "10em") if boxes[1:] else ""
+    talk += _scrolling("prompt", "".join(boxes[-1:]), "18em")  # what the answers answer is always in sight
     written = differing_words(*answers, most=MOST_CHARACTERS)
     columns = "".join(
         _scrolling(side, _box(side, shown, text, COLOURS[side]), "30em")

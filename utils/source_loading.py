@@ -139,7 +139,8 @@ def _open(source: Source, origin: Origin, token: str | None, seed: int):
     stream = load_dataset(repository, config, streaming=True, **where)
     some = stream.shuffle(seed=seed, buffer_size=1000).take(source.streamed_rows)
     # Of a commit, the same rows are fetched once; datasets by itself would take each stream for another one.
-    fingerprint = Hasher.hash([repository, config, where, source.streamed_rows, seed]) if origin.commit else None
+    which = [repository, origin.commit, config, source.folder, split, source.streamed_rows, seed]
+    fingerprint = Hasher.hash(which) if origin.commit else None
     return Dataset.from_generator(
         _rows_of, gen_kwargs={"stream": some}, features=stream.features, fingerprint=fingerprint
     )
