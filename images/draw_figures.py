@@ -1,8 +1,11 @@
 """Draws the figures of README.md from what the course computed: `python images/draw_figures.py`.
 
-00_memory_budget.svg from Llama 3 8B's published shape, 03_train_curves.svg from the history in data/runs/.
+00_memory_budget.svg from Llama 3 8B's published shape, 02_mix_waterfall.svg from the counts in data/mixes/, and
+03_train_curves.svg from the history in data/runs/. After `make course` has run on other stand-ins, copy
+artifacts/course/mix/report.json and artifacts/course/run/trainer_state.json there first.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,21 +14,26 @@ sys.path.insert(0, str(ROOT))
 
 
 def main(folder: Path = ROOT / "images") -> None:
-    """Draw both figures into a folder."""
+    """Draw the figures into a folder."""
     import matplotlib
 
     matplotlib.use("agg")
     matplotlib.rcParams["svg.hashsalt"] = "orpo-course"  # the same figure gives the same file
+    import pandas as pd
     from transformers import AutoConfig
 
-    from utils import bases, curves, memory, profiles, recipes
+    from utils import bases, curves, memory, mix_figures, mixing, profiles, recipes
 
     llama3 = bases.skeleton(AutoConfig.for_model("llama", **memory.LLAMA_3_8B))
     gpus = {name: profile for name, profile in profiles.PROFILES.items() if profile.gpus}
     budget, _ = memory.plot_budgets(memory.budgets(llama3, recipes.RECIPES["course-llama3"], gpus), gpus)
+    sources = json.loads((ROOT / "data" / "mixes" / "stand_in.json").read_text())["sources"]
+    fates = {name: entry["dropped"] | {None: entry["train"] + entry["test"]} for name, entry in sources.items()}
+    rows = [(name, fate) for name, counts in fates.items() for fate, count in counts.items() for _ in range(count)]
+    mix, _ = mix_figures.plot_waterfall(pd.DataFrame(rows, columns=["source", "reason"]), mixing.REASONS)
     history = curves.read_history(ROOT / "data" / "runs" / "stand_in")
     training = curves.plot_history(history, ("nll_loss", "rewards/margins", "rewards/accuracies"))
-    for name, figure in {"00_memory_budget": budget, "03_train_curves": training}.items():
+    for name, figure in {"00_memory_budget": budget, "02_mix_waterfall": mix, "03_train_curves": training}.items():
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
