@@ -194,18 +194,6 @@ def test_a_source_may_bring_a_mapper_of_its_own():
     assert pair["chosen"][0]["content"] == "No." and pair["source"] == "made"
 
 
-def test_the_first_row_that_is_a_pair():
-    source = Source("made", "made", {"prompt": "q", "chosen": "a", "rejected": "b"})
-    good = {"q": "Hi?", "a": "Yes.", "b": "No."}
-    rows = [good | {"a": None}, good | {"q": 3}, good, good | {"q": "Ho?"}]
-    assert first_pair(source, rows) == (good, source.pair(good))
-    with pytest.raises(ValueError, match="Source made holds no pair at all: column prompt is 3") as error:
-        first_pair(source, rows[:2])
-    assert isinstance(error.value.__cause__, ValueError)
-    with pytest.raises(ValueError, match="Source made holds no pair at all: it has no rows"):
-        first_pair(source, [])
-
-
 # --- choosing --------------------------------------------------------------------------------------------------
 
 KNOWN = [*SEVEN, *OTHERS, EIGHTH]

@@ -68,6 +68,7 @@ KWARGS_GO_TO = {
     "<base>.generate": ["transformers.GenerationConfig.__init__"],
     "datasets.get_dataset_config_names": ["datasets.DownloadConfig"],
     "huggingface_hub.ModelCard.from_template": ["model_card.md"],  # its variables
+    "huggingface_hub.DatasetCard.from_template": ["data_card.md"],
 }
 
 

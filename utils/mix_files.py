@@ -107,13 +107,12 @@ def data_card(report: dict, title: str = "A mix of preference pairs") -> str:
     # datasets reads a folder from its cache as long as these lines of the card are the same: so they name the bytes.
     bytes_of = ", ".join(f"{name} {digest}" for name, digest in report["sha256"].items())
     data = DatasetCardData(
-        configs=[{"config_name": "default", "description": f"sha256: {bytes_of}", "data_files": splits}],
         source_datasets=[entry["repository"] for entry in report["sources"].values() if entry.get("revision")],
         license="other",
-        license_name="those-of-the-sources",
-        tags=["preference", "orpo", "dpo"],
         task_categories=["text-generation"],
     )
+    data["license_name"], data["tags"] = "those-of-the-sources", ["preference", "orpo", "dpo"]
+    data["configs"] = [{"config_name": "default", "description": f"sha256: {bytes_of}", "data_files": splits}]
     template = Path(__file__).with_name("data_card.md")
     return str(DatasetCard.from_template(data, str(template), title=title, report=report))
 

@@ -137,7 +137,7 @@ def _open(source: Source, origin: Origin, token: str | None, seed: int):
     if source.streamed_rows is None:
         return load_dataset(repository, config, **where)
     stream = load_dataset(repository, config, streaming=True, **where)
-    some = stream.shuffle(seed=seed, buffer_size=1000).take(source.streamed_rows)
+    some = stream.shuffle(seed=seed).take(source.streamed_rows)
     # Of a commit, the same rows are fetched once; datasets by itself would take each stream for another one.
     which = [repository, origin.commit, config, source.folder, split, source.streamed_rows, seed]
     fingerprint = Hasher.hash(which) if origin.commit else None
