@@ -391,6 +391,18 @@ def test_many_pairs_are_counted_like_each_alone(tokenizer):
     assert len(set(alone)) == len(alone) and chat_format.batch_lengths([], tokenizer) == []
 
 
+def test_what_a_tokenizers_file_or_an_earlier_call_asked_for_cuts_and_pads_nothing(small_base):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(small_base, trust_remote_code=False)
+    tokenizer = chat_format.prepare_tokenizer(tokenizer)
+    expected = [chat_format.pair_lengths(pair, tokenizer) for pair in PAIRS]
+    tokenizer(["a", "a and b"], padding=True, truncation=True, max_length=8)
+    assert chat_format.batch_lengths(PAIRS, tokenizer) == expected
+    tokenizer.backend_tokenizer.enable_padding(length=4096)
+    assert chat_format.batch_lengths(PAIRS, tokenizer) == expected
+
+
 def test_an_empty_answer_is_its_end_token_and_a_longer_one_is_longer(tokenizer):
     pairs = [make_pair("Why?", answer, f"{answer} more") for answer in ("", "so", "so and so")]
     lengths = chat_format.batch_lengths(pairs, tokenizer)

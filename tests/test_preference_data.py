@@ -78,6 +78,18 @@ def test_a_folder_has_its_own_splits(tmp_path, rows, train, test):
         preference_data.load_splits(str(tmp_path), split="validation")
 
 
+def test_a_folder_that_has_changed_is_read_anew(tmp_path, rows):
+    """Also one with a card, which datasets would take from its cache as it was."""
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train.parquet\n---\n"
+    (tmp_path / "README.md").write_text(card)
+    loaded = []
+    for part in (rows, rows[::-1], rows[:2]):
+        Dataset.from_list(part).to_parquet(tmp_path / "train.parquet")
+        loaded.append(preference_data.load_splits(str(tmp_path))[0])
+        assert list(loaded[-1]) == part
+    assert list(loaded[0]) == rows  # what is open stays what it was
+
+
 def test_a_data_set_of_several_configurations_asks_which(tmp_path, rows):
     for name, part in (("easy", rows[:2]), ("hard", rows[2:])):
         (tmp_path / name).mkdir()

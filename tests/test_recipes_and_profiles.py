@@ -258,6 +258,11 @@ def test_data_that_were_asked_for_stay(mixed, dataset):
     assert recipes.take_mix(*before, mixed) == before
 
 
+def test_a_revision_that_was_asked_for_is_one_of_the_mix_on_the_hub(mixed):
+    before = recipes.resolve("course-llama3", dataset_revision="v1.2")
+    assert recipes.take_mix(*before, mixed) == before
+
+
 def test_a_recipe_that_repeats_a_run_keeps_its_data(mixed):
     before = recipes.resolve("article-llama3")
     assert recipes.take_mix(*before, mixed) == before

@@ -102,7 +102,10 @@ def batch_lengths(pairs: list[dict], tokenizer) -> list[tuple[int, int, int]]:
         for place, message in enumerate(pair["prompt"] + pair["chosen"] + pair["rejected"]):
             turn = f"<|im_start|>{message['role']}\n{message['content'].strip()}{end}"
             texts.append(f"{end}\n{turn}" if place else f"{end}{begin}{turn}")
-    encoded = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # what its file, or an earlier call, asked for; transformers sets both anew in each call
+    backend.no_padding()
+    encoded = backend.encode_batch_fast(texts, add_special_tokens=False)
     counts = iter([len(tokens) - 1 for tokens in encoded])
     header, lengths = next(counts), []
     for pair in pairs:

@@ -93,8 +93,10 @@ def load_splits(
     if split not in splits:
         raise ValueError(f"{dataset} has no split {split!r}. Set DATASET_SPLIT to one of {', '.join(splits)}.")
     test = split.replace("train", "test")
-    rows = load_dataset(kind, split=split, **where)
-    return rows, load_dataset(kind, split=test, **where) if test != split and test in splits else None
+    if path.is_dir():  # of a folder with a card, datasets would take the rows of before from its cache
+        where |= {"download_mode": "force_redownload", "verification_mode": "no_checks"}
+    parts = load_dataset(kind, **where)
+    return parts[split], parts[test] if test != split and test in splits else None
 
 
 def split_pairs(rows, num_train: int | None, num_eval: int, problem, seed: int = 42, eval_rows=None):

@@ -139,7 +139,8 @@ def take_mix(recipe: Recipe, sources: dict[str, str], folder) -> tuple[Recipe, d
     Returns:
         (recipe, source of each value), the same ones if there is no mix to take.
     """
-    if recipe.name != "course-llama3" or sources["dataset"] != DEFAULT_SOURCES["dataset"]:
+    asked_for = any(sources[key] != DEFAULT_SOURCES[key] for key in ("dataset", "dataset_revision"))
+    if recipe.name != "course-llama3" or asked_for:
         return recipe, sources
     if not (Path(folder) / "report.json").is_file():
         return recipe, sources
