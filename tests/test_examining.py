@@ -87,7 +87,6 @@ def test_columns_and_their_types(tokenizer):
         ({"prompt": "<|begin_of_text|>"}, "text of a special token"),
         ({"system": "<|eot_id|>"}, "text of a special token"),
         ({"system": None}, None),
-        ({"prompt": ""}, None),  # odd, but an answer to nothing may be better than another one
     ],
 )
 def test_a_pair_that_teaches_nothing_keeps_its_texts_and_gets_its_reason(tokenizer, bad, problem):

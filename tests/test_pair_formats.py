@@ -177,6 +177,7 @@ def test_format_of_another_kind_is_refused_with_column_value_and_the_four_forms(
             "does not end with an answer",
         ),
         ({"chosen": [assistant("Yes.")], "rejected": [assistant("No.")]}, "no question before the answer"),
+        ({"prompt": " \n", "chosen": "Yes.", "rejected": "No."}, "no question before the answer"),
         (
             {side: [{"role": "system", "content": "Hi"}, assistant(side)] for side in ("chosen", "rejected")},
             "no question before the answer",

@@ -41,7 +41,7 @@ def to_pair(row: dict) -> dict:
         raise NotAPair("does not end with an answer")
     if chosen[:-1] != rejected[:-1]:
         raise NotAPair("prompts of the two sides differ")
-    if len(chosen) < 2 or chosen[-2]["role"] != "user":
+    if len(chosen) < 2 or chosen[-2]["role"] != "user" or not chosen[-2]["content"].strip():
         raise NotAPair("no question before the answer")
     return {"source": source_of(row), "prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
 
