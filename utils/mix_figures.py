@@ -10,7 +10,8 @@ from itertools import cycle
 
 from utils.figures import COLOURS, SEQUENCE, new_figure
 
-# What 1,000 pairs that fit into 1,024 tokens hold, each prompt counted twice: `Profile.hours` is stated for them.
+# What 1,000 pairs that fit into 1,024 tokens hold, each prompt counted twice: modelled from the mix's byte counts, for
+# the run that `Profile.hours` is stated for gives no tokens.
 TOKENS_OF_HOURS = 853_000
 ROUND = [mark * 10**power for power in range(10) for mark in (1, 2, 5)]  # labels of an axis of tokens
 
