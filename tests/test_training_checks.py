@@ -1,5 +1,6 @@
 """Faults around the training loop, injected into the real trainer on the small base."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from utils import model_loading, stand_ins, training_checks
+from utils import model_loading, stand_ins, training_checks, wandb_offline
 
 
 class GuardedORPOTrainer(training_checks.StopsOnNonFinite, ORPOTrainer):
@@ -78,6 +79,54 @@ def test_a_gradient_that_is_not_finite_stops_the_run(build, value):
     with pytest.raises(FloatingPointError, match="Step 1: the gradient of .*lora_A"):
         trainer.train()
     assert torch.equal(adapter(trainer), before)
+
+
+@pytest.fixture
+def wandb_run(tmp_path):
+    """An offline W&B run, active."""
+    import wandb
+
+    run = wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(console="off", x_disable_stats=True))
+    yield run
+    run.finish()
+    wandb.teardown()
+
+
+def alerts(run) -> list:
+    """Finish a run and return the alerts that its file holds, for `wandb sync` to send."""
+    run.finish()
+    (file,) = Path(run.settings.sync_dir).glob("run-*.wandb")
+    records = wandb_offline._records(file)
+    return [record.alert for record in records if record.WhichOneof("record_type") == "alert"]
+
+
+def test_a_loss_that_is_not_finite_is_an_alert_without_prompts(build, wandb_run):
+    with pytest.raises(FloatingPointError, match="and so on"):
+        build(GuardedORPOTrainer, [unfit_pair()] * 2).train()
+    (alert,) = alerts(wandb_run)
+    assert (alert.level, alert.title) == ("ERROR", "Step 1: a loss that is not finite")
+    assert alert.text == "Step 1: the loss is nan. Training stops before the weights are changed."
+
+
+def test_a_gradient_that_is_not_finite_is_an_alert(build, wandb_run):
+    trainer = build(GuardedORPOTrainer, stand_ins.preference_pairs(2, seed=0))
+    name, weight = next(item for item in trainer.model.named_parameters() if item[1].requires_grad)
+    weight.register_hook(lambda gradient: torch.full_like(gradient, float("inf")))
+    with pytest.raises(FloatingPointError):
+        trainer.train()
+    (alert,) = alerts(wandb_run)
+    assert alert.title == "Step 1: a gradient that is not finite"
+    assert alert.text.startswith(f"Step 1: the gradient of {name} is inf.")
+
+
+def test_an_alert_that_fails_does_not_hide_why_training_stopped(build, wandb_run, monkeypatch, capsys):
+    import wandb
+
+    wandb_run.finish()
+    monkeypatch.setattr(wandb, "run", wandb_run)  # as active, though it takes nothing more
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        build(GuardedORPOTrainer, [unfit_pair()] * 2).train()
+    assert "W&B did not take the alert (UsageError)" in capsys.readouterr().out
 
 
 def test_a_sound_run_is_left_alone(build):

@@ -52,7 +52,7 @@ RETURNS = {
     "huggingface_hub.HfApi.model_info": "huggingface_hub.ModelInfo",
     "huggingface_hub.HfApi.create_commit": "huggingface_hub.CommitInfo",
 }
-ATTRIBUTES = {"wandb.Run.settings": "wandb.Settings"}
+ATTRIBUTES = {"wandb.Run.settings": "wandb.Settings", "wandb.run": "wandb.Run"}
 # Where a **kwargs leads. A keyword that only disappears in one counts as unknown: it would be ignored, or fail later.
 KWARGS_GO_TO = {
     "transformers.AutoModelForCausalLM.from_pretrained": ["transformers.PreTrainedModel.from_pretrained"],

@@ -107,7 +107,9 @@ def start_wandb(project: str, name: str, config: dict, folder: str, group: str |
     import wandb
 
     mode, key = os.environ.get("WANDB_MODE"), find_token("WANDB_API_KEY")
-    settings = wandb.Settings(init_timeout=30, silent=True)  # what a learner needs to know, the notebook prints
+    # What a learner needs to know, the notebook prints; what is not uploaded after ten minutes stays for `wandb sync`.
+    settings = wandb.Settings(init_timeout=30, finish_timeout=600, silent=True)
+    os.environ.setdefault("WANDB_DATA_DIR", os.path.abspath(f"{folder}/wandb"))  # where an offline run's tables wait
     wandb.setup(settings)
     common = {"project": project, "name": name, "group": group, "config": config, "dir": folder, "settings": settings}
     os.makedirs(folder, exist_ok=True)

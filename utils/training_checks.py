@@ -13,27 +13,28 @@ class StopsOnNonFinite:
 
     Without it, `transformers` logs such a loss as 0.0 and trains on: `logging_nan_inf_filter` replaces it in the log,
     and the optimizer spreads the NaN over all weights. With loss scaling (fp16) an infinite gradient is how the scale
-    is found, so only the loss counts.
+    is found, so only the loss counts. A W&B run that is active sends an alert, which goes out by mail and has no
+    prompts.
     """
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Train on one micro-batch, and raise `FloatingPointError` before the optimizer sees a NaN."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not loss.isfinite():
-            raise FloatingPointError(self._where("loss", loss.item(), inputs))
+            self._stop("loss", loss.item(), inputs)
         if not self.args.fp16:
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None and not parameter.grad.isfinite().all():
-                    raise FloatingPointError(
-                        self._where(f"gradient of {name}", parameter.grad.abs().max().item(), inputs)
-                    )
+                    self._stop(f"gradient of {name}", parameter.grad.abs().max().item(), inputs)
         return loss
 
-    def _where(self, what: str, value: float, inputs: dict) -> str:
+    def _stop(self, what: str, value: float, inputs: dict):
+        step = self.state.global_step + 1
+        found = f"Step {step}: the {what} is {value}. Training stops before the weights are changed."
+        _alert(f"Step {step}: a {what.split()[0]} that is not finite", found)
         prompts = "\n".join(f"- {prompt[-120:]!r}" for prompt in inputs.get("prompt", []))
-        return (
-            f"Step {self.state.global_step + 1}: the {what} is {value}. Training stops before the weights are changed. "
-            f"The batch holds the prompts\n{prompts}\nLook at these rows; if they are sound, "
+        raise FloatingPointError(
+            f"{found} The batch holds the prompts\n{prompts}\nLook at these rows; if they are sound, "
             "lower LEARNING_RATE, or, on a T4, take a GPU that has bf16."
         )
 
@@ -113,3 +114,13 @@ def seconds_per_micro_batch(trainer) -> float:
         trainer.model.zero_grad()
     seconds_per_token = (time.perf_counter() - started) / sum(sizes[:3])
     return seconds_per_token * sum(sizes) / len(sizes)
+
+
+def _alert(title: str, text: str) -> None:
+    try:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.run.alert(title, text, level="ERROR")
+    except Exception as error:  # no wandb, or one that died: neither may hide what stops the training
+        print(f"W&B did not take the alert ({type(error).__name__}).")
