@@ -1,8 +1,8 @@
 """Draws the figures of README.md from what the course computed: `python images/draw_figures.py`.
 
 00_memory_budget.svg from Llama 3 8B's published shape, 02_mix_waterfall.svg from the counts in data/mixes/, and
-03_train_curves.svg from the history in data/runs/. After `make course` has run on other stand-ins, copy
-artifacts/course/mix/report.json and artifacts/course/run/trainer_state.json there first.
+03_train_curves.svg and 04_sick_run.svg from the runs in data/runs/. After a change of the stand-ins, copy
+artifacts/course/mix/report.json into data/mixes/ and run data/runs/train_runs.py first.
 """
 
 import json
@@ -22,7 +22,7 @@ def main(folder: Path = ROOT / "images") -> None:
     import pandas as pd
     from transformers import AutoConfig
 
-    from utils import bases, curves, memory, mix_figures, mixing, profiles, recipes
+    from utils import bases, curve_figures, curves, memory, mix_figures, mixing, profiles, recipes
 
     llama3 = bases.skeleton(AutoConfig.for_model("llama", **memory.LLAMA_3_8B))
     gpus = {name: profile for name, profile in profiles.PROFILES.items() if profile.gpus}
@@ -31,9 +31,13 @@ def main(folder: Path = ROOT / "images") -> None:
     fates = {name: entry["dropped"] | {None: entry["train"] + entry["test"]} for name, entry in sources.items()}
     rows = [(name, fate) for name, counts in fates.items() for fate, count in counts.items() for _ in range(count)]
     mix, _ = mix_figures.plot_waterfall(pd.DataFrame(rows, columns=["source", "reason"]), mixing.REASONS)
-    history = curves.read_history(ROOT / "data" / "runs" / "stand_in")
-    training = curves.plot_history(history, ("nll_loss", "rewards/margins", "rewards/accuracies"))
-    for name, figure in {"00_memory_budget": budget, "02_mix_waterfall": mix, "03_train_curves": training}.items():
+    names = {"healthy": "healthy", "rate_x_100": "a hundred times the rate"}
+    runs = [curves.read_run(str(ROOT / "data" / "runs" / folder), None, name) for folder, name in names.items()]
+    metrics = ("nll_loss", "rewards/margins", "rewards/accuracies")
+    training = curve_figures.plot_history(runs[0].history, metrics)
+    sick, _ = curve_figures.plot_runs(runs, ["accuracies", "margins", "loss"])
+    drawn = {"00_memory_budget": budget, "02_mix_waterfall": mix, "03_train_curves": training, "04_sick_run": sick}
+    for name, figure in drawn.items():
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 

@@ -8,12 +8,15 @@ import re
 import secrets
 import shutil
 import string
+from pathlib import Path
 
 import pytest
 from transformers import LlamaConfig
 
 from utils import course as runner
 from utils import hub_access, memory, sources, stand_ins
+
+DATA = Path(__file__).parents[1] / "data"
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -316,6 +319,64 @@ def test_a_token_that_cannot_write_stops_before_any_work(trained, stopped, numbe
 def test_a_merged_name_that_the_licence_forbids_stops_before_the_merge(trained, stopped):
     message = stopped("05", "NotReady", MERGED_REPO="learner/my-model")
     assert "learner/my-model does not begin with Llama-3" in message and "learner/Llama-3-my-model" in message
+
+
+# --- curves ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given, kind, told",
+    [
+        (None, "FileNotFoundError", "Run 03_train_with_orpo first"),
+        ("/nowhere/run", "FileNotFoundError", "neither a folder or file here nor a name that the Hub could have"),
+        ("nonsense", "FileNotFoundError", "There is no folder 'nonsense' here"),
+        ("learner/nothing", "FileNotFoundError", "learner/nothing"),
+        (
+            "learner/orpo-course/abcd1234",
+            "PermissionError",
+            "shows the run learner/orpo-course/abcd1234 only to an API key",
+        ),
+    ],
+    ids=["none", "folder", "name", "hub", "wandb without a key"],
+)
+def test_04_without_a_run_says_where_to_get_one(stopped, given, kind, told):
+    assert told in stopped("04", kind, RUN=given)
+
+
+def shortened(tmp_path, change) -> str:
+    """A copy of the healthy run whose log entries and state are changed."""
+    kept = json.loads((DATA / "runs" / "healthy" / "trainer_state.json").read_text())
+    kept["log_history"] = [entry for entry in map(change, kept["log_history"]) if entry]
+    folder = tmp_path / "changed"
+    folder.mkdir()
+    (folder / "trainer_state.json").write_text(json.dumps(kept))
+    return str(folder)
+
+
+def test_04_of_an_empty_history_says_so(stopped, tmp_path):
+    message = stopped("04", "ValueError", RUN=shortened(tmp_path, lambda entry: None))
+    assert "holds no logged step" in message
+
+
+@pytest.mark.parametrize(
+    "change, finding",
+    [
+        (lambda entry: entry if "loss" in entry else None, "no evaluation"),
+        (lambda entry: entry if entry["step"] <= 60 else None, "not at its end"),
+        (lambda entry: entry if entry["step"] <= 2 else None, "not at its end"),
+        (
+            lambda entry: {key: value for key, value in entry.items() if not re.search("logps|rewards|odds|nll", key)},
+            "another trainer",
+        ),
+    ],
+    ids=["without evaluation", "still going", "just begun", "of another trainer"],
+)
+def test_04_shows_what_can_be_shown_of_other_runs(run, tmp_path, change, finding):
+    folder = shortened(tmp_path, change)
+    state = json.loads((tmp_path / "changed" / "trainer_state.json").read_text())
+    state["global_step"] = state["log_history"][-1]["step"]
+    (tmp_path / "changed" / "trainer_state.json").write_text(json.dumps(state))
+    assert finding in run("04", RUN=folder)["findings"]
 
 
 def test_05_without_an_adapter_says_which_notebook_makes_it(stopped):

@@ -40,6 +40,12 @@ SHARED = {"environment", "figures"}
 MAY_IMPORT = {
     "bases": {"hub_access"},
     "benchmark_items": {"source_loading"},
+    "curve_explorer": {"curve_figures", "curve_lines"},
+    "curve_figures": {"curve_lines"},
+    "curve_lines": {"intervals"},
+    "curve_quiz": {"curve_figures", "curve_lines", "intervals"},
+    "curves": {"keeping", "wandb_offline", "wandb_online"},
+    "diagnosis": {"intervals"},
     "examining": {"chat_format", "overlap", "pair_formats", "preference_data"},
     "keeping": {"hub_access"},
     "merging": {"bases", "hub_access"},

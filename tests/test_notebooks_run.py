@@ -145,7 +145,8 @@ def test_offline_wandb_holds_the_same_curves(course):
     (offline,) = (run_folder / "wandb").glob("offline-run-*")
     on_disk = {}
     for row in wandb_offline.read_history(offline):
-        on_disk |= {(row["train/global_step"], key): value for key, value in row.items() if "/" in key}
+        if "train/global_step" in row:  # not the first panels, nor the table of answers
+            on_disk |= {(row["train/global_step"], key): value for key, value in row.items() if "/" in key}
     compared = 0
     for logged in json.loads((run_folder / "trainer_state.json").read_text())["log_history"]:
         for key, value in logged.items():
@@ -155,6 +156,42 @@ def test_offline_wandb_holds_the_same_curves(course):
             assert on_disk[logged["step"], name] == pytest.approx(value, rel=1e-12), name
             compared += 1
     assert compared > 500
+
+
+def test_the_wandb_run_carries_answers_settings_data_and_adapter(course):
+    (offline,) = (course[1] / "run" / "wandb").glob("offline-run-*")
+    about, config = wandb_offline.describe(offline), wandb_offline.read_config(offline)
+    assert about["group"] == "course-llama3" and about["name"].startswith("course-llama3-")
+    assert about["state"] == "finished" and config["pairs"] == {"train": 320, "test": 64}
+    rows = wandb_offline.read_history(offline)
+    (table,) = [row["answers/before_and_after"] for row in rows if "answers/before_and_after" in row]
+    answers = json.loads((offline / "files" / table["path"]).read_text())
+    assert answers["columns"] == ["prompt", "base", "after ORPO"] and len(answers["data"]) == 5
+    first = [row for row in rows if "Accuracies_and_margins/eval_accuracies" in row]
+    assert len(first) == 5 and all(key in {"_step", "_runtime", "_timestamp"} or "Acc" in key for key in first[0])
+    kinds = {folder.name.split("-")[0]: folder for folder in offline.iterdir() if folder.is_dir()}
+    assert {"config", "data", "adapter"} <= set(kinds)
+    assert (kinds["adapter"] / "adapter_model.safetensors").stat().st_size > 100_000
+
+
+def test_the_curves_are_read_from_disk_and_from_wandb_and_judged(course):
+    figures = entry(course[0], "04")["metrics"]
+    assert figures["trainer"] == "ORPO" and figures["eval_rows"] == 64 and figures["sick_runs"] == 9
+    assert figures["numbers_compared"] == figures["numbers_read"] > 500
+    assert "accuracy below one half at the start" in figures["findings"]
+    assert not {"not finite", "stuck", "learning rate too high", "plateau from step one"} & set(figures["findings"])
+    text = (course[1] / "04_read_the_curves.ipynb").read_text()
+    assert len(re.findall(r"<img [^>]*alt=", text)) >= 6 and "at most 0.0 apart" in text
+
+
+def test_a_second_run_is_drawn_over_the_first(run, course, tmp_path):
+    """Notebook 04 alone, on another machine: the run, and a sick one beside it, both named by parameters."""
+    sick = Path(__file__).parents[1] / "data" / "runs" / "rate_x_100"
+    figures = run("04", RUN=str(course[1] / "run"), COMPARE=[str(sick)])
+    assert (
+        figures["numbers_compared"] == figures["numbers_read"] > 500
+    )  # with W&B's folder beside the run that is named
+    assert "rate_x_100" in (tmp_path / "04_read_the_curves.ipynb").read_text()
 
 
 def test_the_hub_holds_what_was_pushed_and_nothing_else(course):

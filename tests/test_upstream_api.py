@@ -400,9 +400,9 @@ def test_the_defaults_that_the_notebooks_warn_of(tmp_path):
 def test_callbacks_are_called_by_their_names():
     from transformers import TrainerCallback
 
-    from utils import curves
+    from utils import curve_figures
 
-    own = {name for name in dir(curves.live_curves()) if name.startswith("on_")}
+    own = {name for name in dir(curve_figures.live_curves()) if name.startswith("on_")}
     assert {"on_log", "on_train_end"} <= {name for name in dir(TrainerCallback) if name.startswith("on_")}
     assert own == {name for name in dir(TrainerCallback) if name.startswith("on_")}, "a callback that nobody calls"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "artifacts" / "course"
 TOKEN = "practice-write"
-NEEDS = {"03": ["02"], "05": ["03"]}
+NEEDS = {"03": ["02"], "04": ["03"], "05": ["03"]}
 # A base of one million weights learns at a hundred times the rate of one of eight billion.
 PARAMETERS = {
     "02": {"TEST_SHARE": 0.15},  # of some 670 pairs, for 03 evaluates on 64

@@ -23,7 +23,7 @@ RUN_FILES = [
 ]
 HOW = (
     "Run 03_train_with_orpo first; if it ran on another machine, set ARTIFACTS to the same Drive folder, or ADAPTER "
-    "to the repository that was its KEEP_REPO."
+    "(in notebook 04 RUN) to the repository that was its KEEP_REPO."
 )
 
 

@@ -1,4 +1,4 @@
-"""Reads an offline W&B run from disk: the rows that were logged, and the run's configuration.
+"""Reads an offline W&B run from disk: the rows that were logged, the run's configuration, its name and its end.
 
 wandb has no public reader for a run that was never uploaded, and its internal one comes and goes between
 releases, so this reads the `run-*.wandb` file itself. The file is W&B's 7-byte header, then a LevelDB log
@@ -82,6 +82,32 @@ def read_config(run: str | Path) -> dict[str, Any]:
     return config
 
 
+def describe(run: str | Path) -> dict[str, Any]:
+    """Reads what the run is called, and whether it came to its end.
+
+    Args:
+        run: as for `read_history`.
+
+    Returns:
+        `{"name": str, "group": str, "state": "finished", "failed", or None if the file holds no end}`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_history`.
+
+    Example:
+        >>> describe("wandb/latest-run")["state"]  # doctest: +SKIP
+        'finished'
+    """
+    about = {"name": "", "group": "", "state": None}
+    for record in _records(_find(run)):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            about |= {"name": record.run.display_name, "group": record.run.run_group}
+        elif kind == "exit":
+            about["state"] = "failed" if record.exit.exit_code else "finished"
+    return about
+
+
 def _store(tree: dict[str, Any], item: Any) -> None:
     """Puts an item (`key` or `nested_key`, and `value_json`) into nested dicts."""
     *parents, name = item.nested_key or [item.key]
@@ -94,6 +120,8 @@ def _find(run: str | Path) -> Path:
     """Returns the run's `.wandb` file."""
     path = Path(run)
     if not path.is_dir():
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file {path}: pass a .wandb file, or the folder of one run")
         return path
     files = sorted(path.glob("run-*.wandb"))
     if len(files) != 1:

@@ -99,7 +99,8 @@ def log_run(run, run_folder) -> None:
 
 def _log_artifact(run, kind: str, suffix: str, files: dict) -> None:
     """Log files, each a path or what becomes JSON. They are put into the W&B run's folder, where `wandb sync` finds
-    them later; copies of its own W&B would keep in the home folder, which goes with a Colab machine."""
+    them later; copies of its own W&B would keep in the home folder, which goes with a Colab machine. And copies they
+    must be: W&B 0.28 deletes what it has uploaded."""
     import wandb
 
     folder = Path(tempfile.mkdtemp(prefix=f"{suffix}-", dir=run.settings.sync_dir))
