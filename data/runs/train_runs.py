@@ -1,8 +1,8 @@
 """Trains a healthy run, and those it is compared with, into this folder: `python data/runs/train_runs.py [name ...]`.
 
 Each is notebook 03 on the small base, on the same practice hub as `make course`, with what its name says changed and
-nothing else; about 1 min each on 2 CPU cores. Kept of each: `trainer_state.json`, without the raw logits and with five
-significant digits, and in `run.json` the parameters, the number of pairs, the versions and the seconds.
+nothing else; about 1.5 min each on 2 CPU cores. Kept of each: `trainer_state.json`, without raw logits and with five
+significant digits, and in `run.json` the parameters, the recipe, the number of pairs and the versions.
 """
 
 import json
@@ -72,7 +72,7 @@ def train(name: str, folder: Path, environment: dict[str, str]) -> None:
     ]
     kept = {key: state[key] for key in ("epoch", "global_step", "max_steps", "num_train_epochs")}
     record = json.loads((output / "run" / "run.json").read_text())
-    about = {key: record[key] for key in ("recipe", "pairs", "seed", "versions", "device", "seconds")}
+    about = {key: record[key] for key in ("recipe", "pairs", "seed", "versions", "device")}
     about["recipe"] |= {"dataset": data}
     folder_of(name).mkdir(exist_ok=True)
     lines = ",\n".join(json.dumps(entry) for entry in log)
