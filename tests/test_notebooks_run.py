@@ -194,6 +194,25 @@ def test_a_second_run_is_drawn_over_the_first(run, course, tmp_path):
     assert "rate_x_100" in (tmp_path / "04_read_the_curves.ipynb").read_text()
 
 
+def test_a_run_at_wandb_is_read_through_its_address(run, course, tmp_path):
+    """The real client in the notebook's kernel, on a stand-in of W&B's server that holds the course's own run."""
+    from wandb_api import KEY, WandbAPI
+
+    (offline,) = (course[1] / "run" / "wandb").glob("offline-run-*")
+    server = WandbAPI().start()
+    config, rows = wandb_offline.read_config(offline), wandb_offline.read_history(offline)
+    server.add_run("you", "orpo-course", "abcd1234", "my run", "finished", config, rows)
+    at_wandb = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "TMPDIR": str(tmp_path)}
+    address = "https://wandb.ai/you/orpo-course/runs/abcd1234?nw=nwuseryou"
+    figures = run("04", environment=at_wandb, RUN=address)
+    server.stop()
+    there, here = (entry(course[0], "04")["metrics"], figures)
+    assert {key: here[key] for key in ("numbers_read", "findings", "eval_rows")} == {
+        key: there[key] for key in ("numbers_read", "findings", "eval_rows")
+    }
+    assert KEY not in (tmp_path / "04_read_the_curves.ipynb").read_text()
+
+
 def test_the_hub_holds_what_was_pushed_and_nothing_else(course):
     from utils.practice_hub import PracticeHub
 

@@ -94,7 +94,10 @@ def wandb_run(tmp_path):
 
 def alerts(run) -> list:
     """Finish a run and return the alerts that its file holds, for `wandb sync` to send."""
+    import wandb
+
     run.finish()
+    wandb.teardown()  # ends W&B's service, which writes the file, and may not have written all of it before
     (file,) = Path(run.settings.sync_dir).glob("run-*.wandb")
     records = wandb_offline._records(file)
     return [record.alert for record in records if record.WhichOneof("record_type") == "alert"]
