@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 from utils.practice_hub import PracticeHub
 
@@ -111,6 +112,29 @@ def put(hub, small_base, tmp_path):
         return name
 
     return put_one
+
+
+@pytest.fixture
+def no_open_figures():
+    """No figure is open before a test, and none that it left afterwards."""
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def shell(monkeypatch):
+    """What a notebook's front end is sent: here `display` publishes as it would in a kernel."""
+    from IPython.core.displaypub import CapturingDisplayPublisher
+    from IPython.core.formatters import DisplayFormatter
+    from IPython.core.interactiveshell import InteractiveShell
+
+    fake = SimpleNamespace(display_formatter=DisplayFormatter(), display_pub=CapturingDisplayPublisher())
+    monkeypatch.setattr(InteractiveShell, "initialized", classmethod(lambda cls: True))
+    monkeypatch.setattr(InteractiveShell, "instance", classmethod(lambda cls, *args, **kwargs: fake))
+    return fake.display_pub.outputs
 
 
 @pytest.fixture

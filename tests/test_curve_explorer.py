@@ -29,11 +29,7 @@ RUNS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_open_figures():
-    plt.close("all")
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_open_figures")
 
 
 class Page(html.parser.HTMLParser):

@@ -1,6 +1,5 @@
 """The figures of a run's curves: values, intervals, what is far away, missing or not finite, live and whole."""
 
-import html.parser
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -8,60 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection
+from notebook_output import attributes, page_of
+from test_curves import LOG
 
 from utils import curve_figures, curve_lines, curves
 
-LOG = [  # as transformers and TRL write it: evaluation before the first step, then both, then a summary
-    {"eval_loss": 3.0, "eval_rewards/margins": 0.01, "eval_runtime": 0.5, "epoch": 0, "step": 0},
-    {"loss": 2.5, "grad_norm": 1.5, "rewards/margins": 0.02, "rewards/accuracies": 0.5, "epoch": 0.5, "step": 1},
-    {"loss": 2.0, "rewards/margins": 0.04, "rewards/accuracies": 1.0, "epoch": 1.0, "step": 2},
-    {"eval_loss": 2.2, "eval_rewards/margins": 0.03, "eval_runtime": 0.5, "epoch": 1.0, "step": 2},
-    {"train_runtime": 9.0, "train_loss": 2.25, "total_flos": 0.0, "train_steps_per_second": 1, "epoch": 1.0, "step": 2},
-]
-
-
-@pytest.fixture(autouse=True)
-def no_open_figures():
-    plt.close("all")
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def shell(monkeypatch):
-    """What a notebook's front end is sent: here `display` publishes as it would in a kernel."""
-    from IPython.core.displaypub import CapturingDisplayPublisher
-    from IPython.core.formatters import DisplayFormatter
-    from IPython.core.interactiveshell import InteractiveShell
-
-    fake = SimpleNamespace(display_formatter=DisplayFormatter(), display_pub=CapturingDisplayPublisher())
-    monkeypatch.setattr(InteractiveShell, "initialized", classmethod(lambda cls: True))
-    monkeypatch.setattr(InteractiveShell, "instance", classmethod(lambda cls, *args, **kwargs: fake))
-    return fake.display_pub.outputs
-
-
-def page_of(messages: list[dict]) -> list[dict]:
-    """The outputs that a front end shows: an update replaces the display it names, and is lost if there is none."""
-    page: list[dict] = []
-    for message in messages:
-        name = (message["transient"] or {}).get("display_id")
-        if message["update"]:
-            for output in page:
-                output |= {"data": message["data"]} if output["name"] == name else {}
-        else:
-            page.append({"name": name, "data": message["data"]})
-    return [output["data"] for output in page]
-
-
-def attributes(page: str) -> dict[str, str]:
-    """The attributes of the only tag of an HTML text, as a browser reads them."""
-    tags = []
-    parser = html.parser.HTMLParser()
-    parser.handle_starttag = lambda tag, pairs: tags.append((tag, dict(pairs)))
-    parser.feed(page)
-    ((tag, found),) = tags
-    assert tag == "img"
-    return found
+pytestmark = pytest.mark.usefixtures("no_open_figures")
 
 
 # --- history and live curves --------------------------------------------------------------------------------

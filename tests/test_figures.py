@@ -1,58 +1,15 @@
 """Figures and tables that a page keeps."""
 
-import html.parser
 import re
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from notebook_output import attributes, page_of
 
 from utils import figures
 
-
-@pytest.fixture(autouse=True)
-def no_open_figures():
-    plt.close("all")
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def shell(monkeypatch):
-    """What a notebook's front end is sent: here `display` publishes as it would in a kernel."""
-    from IPython.core.displaypub import CapturingDisplayPublisher
-    from IPython.core.formatters import DisplayFormatter
-    from IPython.core.interactiveshell import InteractiveShell
-
-    fake = SimpleNamespace(display_formatter=DisplayFormatter(), display_pub=CapturingDisplayPublisher())
-    monkeypatch.setattr(InteractiveShell, "initialized", classmethod(lambda cls: True))
-    monkeypatch.setattr(InteractiveShell, "instance", classmethod(lambda cls, *args, **kwargs: fake))
-    return fake.display_pub.outputs
-
-
-def page_of(messages: list[dict]) -> list[dict]:
-    """The outputs that a front end shows: an update replaces the display it names, and is lost if there is none."""
-    page: list[dict] = []
-    for message in messages:
-        name = (message["transient"] or {}).get("display_id")
-        if message["update"]:
-            for output in page:
-                output |= {"data": message["data"]} if output["name"] == name else {}
-        else:
-            page.append({"name": name, "data": message["data"]})
-    return [output["data"] for output in page]
-
-
-def attributes(page: str) -> dict[str, str]:
-    """The attributes of the only tag of an HTML text, as a browser reads them."""
-    tags = []
-    parser = html.parser.HTMLParser()
-    parser.handle_starttag = lambda tag, pairs: tags.append((tag, dict(pairs)))
-    parser.feed(page)
-    ((tag, found),) = tags
-    assert tag == "img"
-    return found
+pytestmark = pytest.mark.usefixtures("no_open_figures")
 
 
 def test_a_new_figure_has_the_axes_asked_for():

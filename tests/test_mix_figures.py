@@ -4,7 +4,6 @@ import io
 import time
 from types import SimpleNamespace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,11 +88,7 @@ def made_up(sizes: dict[str, int], seed: int = 0) -> pd.DataFrame:
     return ledger
 
 
-@pytest.fixture(autouse=True)
-def no_open_figures():
-    plt.close("all")
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_open_figures")
 
 
 @pytest.fixture(scope="module", params=["real", "small"])
