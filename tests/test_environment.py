@@ -230,11 +230,15 @@ def test_the_parameters_reach_wandb(monkeypatch, tmp_path):
     monkeypatch.setattr(wandb, "init", lambda **keywords: calls.append(keywords))
     monkeypatch.setattr(wandb, "setup", lambda *arguments, **keywords: None)
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", "")  # so that it is put back as it was
+    monkeypatch.delenv("WANDB_DATA_DIR")
     environment.start_wandb("course", "a-run", {"beta": 0.1}, str(tmp_path / "new" / "folder"), group="article")
     (call,) = calls
     wanted = {"project": "course", "name": "a-run", "group": "article", "config": {"beta": 0.1}, "mode": "offline"}
     assert call | wanted == call
     assert call["dir"] == str(tmp_path / "new" / "folder") and Path(call["dir"]).is_dir()
+    assert call["settings"].finish_timeout == 600  # or a network that is gone would hold the notebook for ever
+    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "new" / "folder" / "wandb")
 
 
 def test_a_key_that_works_goes_online(monkeypatch, tmp_path):
@@ -245,6 +249,7 @@ def test_a_key_that_works_goes_online(monkeypatch, tmp_path):
     monkeypatch.setattr(wandb, "setup", lambda *arguments, **keywords: None)
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
     environment.start_wandb("course", "a-run", {}, str(tmp_path))
     assert modes == ["online"]
 

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "bases": {"hub_access"},
     "benchmark_items": {"source_loading"},
     "curve_explorer": {"curve_figures", "curve_lines"},
-    "curve_figures": {"curve_lines"},
+    "curve_figures": {"curve_lines", "curves"},
     "curve_lines": {"intervals"},
     "curve_quiz": {"curve_figures", "curve_lines", "intervals"},
     "curves": {"keeping", "wandb_offline", "wandb_online"},
@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "sources": {"pair_formats"},
     "stand_ins": {"benchmark_stand_ins", "small_world", "source_stand_ins"},
     "practice_hub": {"practice_repositories", "practice_storage"},
+    "wandb_records": {"hub_access", "keeping"},
     "practice_storage": {"practice_repositories"},
 }
 HEAVY = set(

@@ -6,6 +6,7 @@ A run is a `curves.Run`. Left out: reading it, the intervals, see `curve_lines`,
 import time
 
 from utils.curve_lines import FAINT, cut_curve, draw_curve, far_curves, in_words, off_axis
+from utils.curves import read_history
 from utils.figures import COLOURS, SEQUENCE, as_image, new_figure
 
 TITLES = {
@@ -64,7 +65,6 @@ def live_curves(seconds: float = 10.0):
     Args:
         seconds: least time between two drawings; a drawing costs about a fifth of a second.
     """
-    import pandas as pd
     from IPython.display import display
     from transformers import TrainerCallback
 
@@ -81,14 +81,8 @@ def live_curves(seconds: float = 10.0):
             self.draw(state)
 
         def draw(self, state):
-            logged = [(entry["step"], *pair) for entry in state.log_history for pair in entry.items()]
-            rows = [
-                (step, "eval" if key.startswith("eval_") else "train", key.removeprefix("eval_"), value)
-                for step, key, value in logged
-            ]
-            history = pd.DataFrame(rows, columns=["step", "split", "metric", "value"])
             title = f"step {state.global_step} of {state.max_steps}"
-            figure = plot_history(history, metrics, title)
+            figure = plot_history(read_history(state.log_history), metrics, title)
             alt = f"Loss, margin and accuracy of training and evaluation up to {title}"
             if self.handle is None:
                 self.handle = display(display_id=True)

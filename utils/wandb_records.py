@@ -10,14 +10,15 @@ import re
 import shutil
 import tempfile
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 
-# W&B makes a section of what stands before the slash and sorts the sections by name. A capital A is first with and
-# without regard to case, before eval, train and W&B's own Charts and System.
+from utils import hub_access, keeping
+
+# W&B makes a section of what stands before the slash and sorts the sections by name, as projects report that number
+# theirs; it documents only the first half. A capital A is first with and without regard to case.
 FIRST = "Accuracies_and_margins"
-# Never a pickle, which can run code, never the optimizer, and no README.md: PEFT's may name a folder of this machine.
-ADAPTER_FILES = ["adapter_model.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "USE_POLICY*"]
+# Of what a kept run may hold all but README.md: PEFT's may name a folder of this machine.
+ADAPTER_FILES = [pattern for pattern in keeping.KEPT_ADAPTER_FILES if pattern != "*.md"]
 
 
 def first_panels(run):
@@ -88,7 +89,7 @@ def log_run(run, run_folder) -> None:
         data = {key: value for key, value in recipe.items() if key.startswith("dataset")}
         data |= {"commit": config["revisions"]["dataset"], "host": config["hosts"]["dataset"]}
         data |= {key: config.pop(key) for key in ("pairs", "report", "mix")}
-        kept = [path for path in sorted(adapter.iterdir()) if any(fnmatch(path.name, it) for it in ADAPTER_FILES)]
+        kept = [path for path in sorted(adapter.iterdir()) if hub_access.matches(path.name, ADAPTER_FILES)]
         for kind, suffix, files in (
             ("config", "config", {"config.json": config}),
             ("dataset", "data", {"data.json": data}),
