@@ -1,0 +1,260 @@
+"""ORPO without wasted work: TRL's `ORPOTrainer` with another collator and another loss step, and the same numbers.
+
+The stock trainer pads every answer to the longest, runs each prompt twice, and keeps fp32 logits of every token over
+the whole vocabulary. Here a micro-batch is one row, `[prefix | chosen | rejected]` for each pair, without padding and
+with the prefix once; each branch attends to its prefix and to itself; and log-probabilities are computed some hundred
+tokens at a time, with their gradient. Tokenisation, the odds-ratio loss, logging, evaluation and saving stay TRL's.
+
+Left out, and refused in a sentence: encoder-decoders, mixtures of experts with a router loss, sliding windows, scaled
+or capped logits, a head or embeddings that are trained, one model on several devices.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from trl.experimental.orpo import ORPOTrainer
+from trl.experimental.utils import DPODataCollatorWithPadding
+
+NAME = "orpo_branches"  # under which the attention is registered
+REFUSAL = "The fused trainer does not serve {}: {}. Set TRAINER = 'trl'."
+CHUNK_ELEMENTS = 2**25  # of fp32 logits that exist at a time: 134 MB
+
+
+@dataclass
+class PackingCollator:
+    """Packs pairs into one row; `nll_group` pairs share one mean of the NLL, `None` for all of the micro-batch."""
+
+    nll_group: int | None = None
+
+    def __call__(self, features: list[dict]) -> dict:
+        """Pack tokenised pairs.
+
+        The prefix is what both sides have in common, less one token, so that every place predicts one token at most;
+        it also spans what the two answers have in common at their beginning, or a prompt token that was merged.
+
+        Args:
+            features: rows of TRL's `tokenize_row`, with `chosen_input_ids`, `chosen_labels`, and so on.
+
+        Returns:
+            For N pairs, T packed tokens, P predictions and branches of at most L tokens: `pairs` (N); `input_ids` and
+            `position_ids` (1, T); `branches` (2N, L): places in the row of each branch's tokens, padded; `back` (T):
+            where in the flattened branches each place's output lies; `places` (P) that predict `targets` (P) for the
+            pair `owner` (P), with the weights `nll`, `chosen` and `rejected` (P) in the three means.
+        """
+        group = self.nll_group or len(features)
+        nll_tokens = [len(feature["chosen_input_ids"]) - 1 for feature in features]
+        groups = [sum(nll_tokens[start : start + group]) for start in range(0, len(features), group)]
+        ids, positions, branches, back, predictions = [], [], [], [], []
+        for number, feature in enumerate(features):
+            chosen, rejected = (feature[f"{side}_input_ids"] for side in ("chosen", "rejected"))
+            masks = [[label != -100 for label in feature[f"{side}_labels"]] for side in ("chosen", "rejected")]
+            counts = [sum(mask[1:]) or math.nan for mask in masks]  # a mean of nothing is no number, as in TRL
+            nll = 1 / (len(groups) * groups[number // group])
+            shared = _common(chosen, rejected) - 1
+            prefix = list(range(len(ids), len(ids) + shared))
+            ids += chosen[:shared]
+            positions += range(shared)
+            back += [(2 * number, place) for place in range(shared)]
+            for place in range(shared):
+                weights = [mask[place + 1] / count for mask, count in zip(masks, counts, strict=True)]
+                predictions.append((prefix[place], chosen[place + 1], number, nll, *weights))
+            for side, tokens in enumerate((chosen, rejected)):
+                own = list(range(len(ids), len(ids) + len(tokens) - shared))
+                ids += tokens[shared:]
+                positions += range(shared, len(tokens))
+                branches.append(prefix + own)
+                back += [(2 * number + side, place) for place in range(shared, len(tokens))]
+                for place, target, counted in zip(own, tokens[shared + 1 :], masks[side][shared + 1 :], strict=False):
+                    weight = counted / counts[side]
+                    both = (nll, weight, 0.0) if side == 0 else (0.0, 0.0, weight)
+                    predictions.append((place, target, number, *both))
+        longest = max(map(len, branches))
+        places, targets, owner, *weights = zip(*predictions, strict=True)
+        batch = {
+            "pairs": torch.arange(len(features)),  # first, for the trainer counts rows by it
+            "input_ids": torch.tensor([ids]),
+            "position_ids": torch.tensor([positions]),
+            "branches": torch.tensor([branch + branch[-1:] * (longest - len(branch)) for branch in branches]),
+            "back": torch.tensor([branch * longest + place for branch, place in back]),
+            "places": torch.tensor(places),
+            "targets": torch.tensor(targets),
+            "owner": torch.tensor(owner),
+        }
+        batch |= {
+            name: torch.tensor(weight) for name, weight in zip(("nll", "chosen", "rejected"), weights, strict=True)
+        }
+        return batch | {"prompt": [feature["prompt"] for feature in features]}
+
+
+def _common(left: list[int], right: list[int]) -> int:
+    """Return how many tokens two sequences begin with in common, at least 1 for both begin somewhere."""
+    shortest = min(len(left), len(right))
+    common = next((place for place in range(shortest) if left[place] != right[place]), shortest)
+    return max(common, 1)
+
+
+def branch_attention(module, query, key, value, attention_mask, branches=None, back=None, **kwargs):
+    """Attend within each branch of a packed row; without branches, as in generation, this is plain SDPA.
+
+    Args:
+        query, key, value: (1, heads, T, size), with rotary positions already in them.
+        branches, back: of `PackingCollator`.
+
+    Returns:
+        (output of shape (1, T, heads, size), None).
+    """
+    if branches is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if key.shape[1] != query.shape[1]:
+        key, value = (it.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for it in (key, value))
+    query, key, value = (it[0][:, branches].transpose(0, 1) for it in (query, key, value))  # (2N, heads, L, size)
+    output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=kwargs.get("scaling"))
+    return output.transpose(1, 2).flatten(0, 1)[back][None], None
+
+
+AttentionInterface.register(NAME, branch_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+class LogProbabilities(torch.autograd.Function):
+    """Log-probabilities of targets, some rows at a time, with their gradient computed on the way.
+
+    The head is frozen, so the gradient of one log-probability with respect to its hidden state is
+    `weight[target] - softmax @ weight`, whatever the loss will be: it is kept, and scaled in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets):
+        """Take (P, d) hidden states, (V, d) weight, (V) bias or `None`, (P) targets; return (P) in fp32."""
+        log_probabilities = hidden.new_empty(len(targets), dtype=torch.float32)
+        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for rows in torch.arange(len(targets), device=hidden.device).split(max(1, CHUNK_ELEMENTS // len(weight))):
+            chosen = targets[rows]
+            logits = F.linear(hidden[rows], weight, bias).float()
+            normalised = logits - logits.logsumexp(-1, keepdim=True)
+            log_probabilities[rows] = normalised.gather(-1, chosen[:, None])[:, 0]
+            if slopes is not None:
+                slopes[rows] = (weight[chosen] - normalised.exp().to(weight.dtype) @ weight).to(slopes.dtype)
+        ctx.save_for_backward(slopes)
+        return log_probabilities
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (slopes,) = ctx.saved_tensors
+        return (gradient[:, None] * slopes).to(slopes.dtype), None, None, None
+
+
+class FusedORPOTrainer(ORPOTrainer):
+    """TRL's ORPO trainer on packed rows: same constructor, same settings, same metrics, same checkpoints.
+
+    `logits/*` differ by design: TRL averages the raw scores of padding too, here only real tokens count.
+    """
+
+    def __init__(self, *args, nll_group: int | None = None, data_collator=None, **kwargs):
+        super().__init__(*args, data_collator=data_collator or PackingCollator(nll_group), **kwargs)
+        self.args.remove_unused_columns = False  # as TRL does for its own collator
+        self.use_dpo_data_collator = True  # what TRL means: a collator that its steps understand
+        self.causal = self.accelerator.unwrap_model(self.model)
+        if hasattr(self.causal, "get_base_model"):
+            self.causal = self.causal.get_base_model()
+        refuse(self.causal, self.args)
+        stock = self._probe(DPODataCollatorWithPadding(self.padding_value), super().get_batch_loss_metrics)
+        self.causal.set_attn_implementation(NAME)
+        exact = self.causal.dtype == torch.float32 and not (self.args.bf16 or self.args.fp16)
+        try:
+            agree = abs(self._probe(PackingCollator(), self.get_batch_loss_metrics) - stock) < (1e-3 if exact else 0.1)
+        except (TypeError, ValueError, RuntimeError, AttributeError):
+            agree = False
+        if not agree:
+            raise ValueError(REFUSAL.format(type(self.causal).__name__, "its layers mix what stands in one row"))
+
+    @torch.no_grad()
+    def _probe(self, collator, step) -> float:
+        rows, ids = [], [3, 4, 5, 6, 7, 8]
+        for answers in ((ids, ids[::-1]), (ids[3:], ids[:4])):
+            row = {"prompt": ""}
+            for side, answer in zip(("chosen", "rejected"), answers, strict=True):
+                row |= {f"{side}_input_ids": [9, 10] + answer, f"{side}_attention_mask": [1] * (len(answer) + 2)}
+                row |= {f"{side}_labels": [-100] * 2 + answer}
+            rows.append(row)
+        training, metrics = self.model.training, step(self.model.eval(), self._prepare_inputs(collator(rows)))[1]
+        self.model.train(training)
+        return float(metrics["nll_loss"] + metrics["log_odds_chosen"])  # not gathered, so of the whole batch
+
+    def get_batch_loss_metrics(self, model, batch, train_eval="train"):
+        """Compute ORPO's loss and metrics of one packed row; metrics stay on the device until they are logged."""
+        with self.accelerator.autocast():
+            decoder = getattr(self.causal, self.causal.base_model_prefix)
+            hidden = decoder(
+                input_ids=batch["input_ids"],
+                position_ids=batch["position_ids"],
+                attention_mask=batch["nll"].new_zeros(1, 1, 1, 1),  # four dimensions pass untouched; nothing reads it
+                use_cache=False,
+                branches=batch["branches"],
+                back=batch["back"],
+            ).last_hidden_state[0]
+        head = self.causal.get_output_embeddings()
+        hidden = hidden[batch["places"]].to(head.weight.dtype)
+        log_probabilities = LogProbabilities.apply(hidden, head.weight, head.bias, batch["targets"])
+
+        nll = -(log_probabilities * batch["nll"]).sum()
+        zeros = log_probabilities.new_zeros(len(batch["pairs"]))
+        chosen, rejected = (
+            zeros.index_add(0, batch["owner"], log_probabilities * batch[side]) for side in ("chosen", "rejected")
+        )
+        ratio_terms, chosen_rewards, rejected_rewards, log_odds_ratio, log_odds = self.odds_ratio_loss(chosen, rejected)
+        loss = nll - ratio_terms.mean()
+        with torch.no_grad():
+            scores = hidden.float() @ head.weight.mean(0, dtype=torch.float32)
+            scores += 0 if head.bias is None else head.bias.mean()
+            metrics = {
+                "rewards/chosen": chosen_rewards.mean(),
+                "rewards/rejected": rejected_rewards.mean(),
+                "rewards/accuracies": (chosen_rewards > rejected_rewards).float().mean(),
+                "rewards/margins": (chosen_rewards - rejected_rewards).mean(),
+                "logps/rejected": rejected.mean(),
+                "logps/chosen": chosen.mean(),
+                "logits/rejected": (scores * batch["rejected"]).sum() / len(zeros),
+                "logits/chosen": (scores * batch["chosen"]).sum() / len(zeros),
+                "nll_loss": nll,
+                "log_odds_ratio": log_odds_ratio,
+                "log_odds_chosen": log_odds,
+            }
+        prefix = "eval_" if train_eval == "eval" else ""
+        return loss, {f"{prefix}{name}": value.detach() for name, value in metrics.items()}
+
+    def log(self, logs, start_time=None):
+        """Fetch all stored metrics at once, in one synchronisation with the device, then log as TRL does."""
+        if stored := self._stored_metrics["train" if "loss" in logs else "eval"]:
+            values = torch.stack([torch.stack(it) for it in stored.values()]).tolist()
+            stored.update(zip(stored, values, strict=True))
+        super().log(logs, start_time)
+
+
+def refuse(model, arguments) -> None:
+    """Raise `ValueError` for a model that this trainer would train wrongly, saying what to take instead."""
+    config, head = model.config, model.get_output_embeddings()
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    reasons = {
+        "it is an encoder-decoder": config.is_encoder_decoder,
+        "its router has a loss of its own": getattr(config, "output_router_logits", False),
+        f"its attention slides over {window} tokens": window is not None and window < (arguments.max_length or 512),
+        "its logits are capped or scaled": any(
+            getattr(config, name, None) not in (None, 1, 1.0)
+            for name in ("final_logit_softcapping", "logit_scale", "logits_scaling", "attn_logit_softcapping")
+        ),
+        "its head or embeddings are trained": any(
+            weight.requires_grad for weight in [*head.parameters(), *model.get_input_embeddings().parameters()]
+        ),
+        "it lies on several devices": len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
+        or arguments.n_gpu > 1
+        or arguments.world_size > 1,
+    }
+    for reason, trips in reasons.items():
+        if trips:
+            raise ValueError(REFUSAL.format(type(model).__name__, reason))
