@@ -13,9 +13,9 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, set_seed
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from utils import fused_orpo, model_loading
@@ -244,7 +244,7 @@ def test_real_text_truncated_answers_and_equal_openings_give_the_same_numbers(ma
 def test_log_probabilities_are_the_same_in_pieces_of_any_size(couple, monkeypatch):
     features = some_pairs(3)
     for rows in (1, 7):
-        monkeypatch.setattr(fused_orpo, "CHUNK_ELEMENTS", rows * 960)
+        monkeypatch.setattr(fused_orpo, "CHUNK_ROWS", rows)
         assert_equal(couple.errors(features))
 
 
@@ -258,6 +258,70 @@ def test_a_pair_without_answer_is_no_number_as_in_trl(couple):
         for trainer in (couple.stock, couple.fused):
             loss, metrics, _ = couple.run(trainer, trainer.data_collator([whole, empty]))
             assert loss != loss and metrics[f"logps/{side}"] != metrics[f"logps/{side}"]
+
+
+# --- 16 bits, recomputation ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_in_16_bits_the_numbers_differ_by_rounding(make, small_base, prepared):
+    """`prepare_model_for_kbit_training` leaves norms, embeddings and head in fp32, where autocast computes in bf16."""
+    four_bit = {"four_bit": True, "device_map": {"": "cpu"}}
+    models = [model_loading.load_base(str(small_base), torch.bfloat16, **four_bit) for _ in range(2)]
+    if prepared:
+        models = [prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) for model in models]
+    couple = Couple.__new__(Couple)
+    couple.stock, couple.fused = (
+        make(kind, adapted(model), bf16=True)
+        for kind, model in zip((ORPOTrainer, FusedORPOTrainer), models, strict=True)
+    )
+    couple.stock.accelerator.prepare_model(couple.stock.model)  # as `train()` does: autocast, and logits in fp32
+    errors = couple.errors(some_pairs(3))
+    assert errors["loss"] < 0.02 and errors["gradient"] < 0.05, errors
+
+
+@pytest.fixture
+def recomputing(make):
+    """A couple that recomputes, as `train()` would have set it up, and a batch that both can collate."""
+    couple = Couple(make, adapted(toy("llama", {"num_hidden_layers": 4})), gradient_checkpointing=True)
+    for trainer in (couple.stock, couple.fused):
+        trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return couple, some_pairs(6, seed=6)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 4, None])
+def test_the_last_layers_that_fit_keep_their_activations(recomputing, kept):
+    couple, features = recomputing
+    fused, batch = couple.fused, couple.fused.data_collator(features)
+    places = batch["input_ids"].numel() + batch["branches"].numel()
+    fused.keep_gb = None if kept is None else (kept + 0.5) * fused.bytes_per_place * places / 1e9
+    assert_equal(couple.errors(features))
+    kept = 4 if kept is None else kept  # so small a model fits
+    assert [layer.gradient_checkpointing for layer in fused.layers] == [True] * (4 - kept) + [False] * kept
+
+
+def test_what_a_layer_keeps_is_counted(recomputing):
+    """More layers kept, more bytes kept: the count from made-up pairs holds for a batch of another shape."""
+    couple, features = recomputing
+    fused, batch = couple.fused, couple.fused.data_collator(features)
+    found = []
+    for fused.keep_gb in (0, 1e3):
+        kept = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda it, kept=kept: kept.update({it.untyped_storage().data_ptr(): it.untyped_storage().nbytes()}) or it,
+            lambda it: it,
+        ):
+            fused.get_batch_loss_metrics(fused.model.train(), batch)
+        found.append(sum(kept.values()))
+    places = batch["input_ids"].numel() + batch["branches"].numel()
+    assert (found[1] - found[0]) / 4 == pytest.approx(fused.bytes_per_place * places, rel=0.25)
+
+
+def test_without_gradient_checkpointing_nothing_is_recomputed(couple):
+    couple.fused.keep_gb = 0
+    assert_equal(couple.errors(some_pairs(2)))
+    assert not any(layer.gradient_checkpointing for layer in couple.fused.layers)
+    couple.fused.keep_gb = None
 
 
 # --- planted mistakes ------------------------------------------------------------------------------------------
@@ -471,6 +535,24 @@ def test_generation_is_unchanged(case):
         assert torch.equal(stock, fused) and torch.allclose(scores, fused_scores, atol=1e-5)
 
 
+def test_an_evaluation_asks_the_prompts_as_trl_does(make, small_base):
+    texts = []
+    for kind in (ORPOTrainer, FusedORPOTrainer):
+        base = AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.float32)
+        evaluated = preference_pairs(3, seed=4)
+        arguments = {"generate_during_eval": True, "per_device_eval_batch_size": 3, "max_length": 64}
+        trainer = make(kind, adapted(base), evaluated=evaluated, **arguments)
+        asked = []
+        answer = trainer.generate_from_model
+        trainer.generate_from_model = lambda *given, answer=answer, asked=asked: (
+            asked.append(answer(*given)) or asked[0]
+        )
+        set_seed(0)
+        assert trainer.evaluate()["eval_loss"] > 0
+        texts.append(asked)
+    assert texts[0] == texts[1] and len(texts[0][0]) == 3
+
+
 def test_a_trained_model_is_merged_and_saved_as_ever(whole_runs, tmp_path):
     """The attention's name stays out of what is saved: nobody who loads the model has it registered."""
     _, fused, _ = whole_runs
@@ -487,13 +569,14 @@ def test_a_trained_model_is_merged_and_saved_as_ever(whole_runs, tmp_path):
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
 LINEAR = {"layer_types": ["linear_attention", "full_attention"], "num_experts": 4, "moe_intermediate_size": 32}
 REFUSED = {  # name of the case: architecture, what differs from SHAPE, the model's name, the reason
-    "a window": ("mistral", {"sliding_window": 16}, "MistralForCausalLM", "slides over 16 tokens"),
+    "a window": ("mistral", {"sliding_window": 16}, "MistralForCausalLM", "sees 16 tokens"),
     "a window that is switched on": (
         "qwen2",
         {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 1},
         "Qwen2ForCausalLM",
-        "slides over 16 tokens",
+        "sees 16 tokens",
     ),
+    "attention in chunks": ("llama", {"attention_chunk_size": 16}, "LlamaForCausalLM", "sees 16 tokens"),
     "capped scores": ("gemma2", {"sliding_window": 512}, "Gemma2ForCausalLM", "capped or scaled"),
     "a scale": ("cohere", {"logit_scale": 0.0625}, "CohereForCausalLM", "capped or scaled"),
     "another scale": ("granite", {"logits_scaling": 8.0}, "GraniteForCausalLM", "capped or scaled"),
@@ -542,9 +625,10 @@ def test_a_head_that_is_trained_is_refused(make, trained):
 
 @pytest.mark.parametrize("case", MIXING)
 def test_layers_that_mix_the_pairs_of_a_row_are_refused(make, case):
-    model = toy(*MIXING[case])
-    with pytest.raises(ValueError, match=f"does not serve {type(model).__name__}: "):
-        make(FusedORPOTrainer, adapted(model))
+    for dtype in (torch.float32, torch.bfloat16):  # whose numbers are compared less strictly
+        model = toy(*MIXING[case]).to(dtype)
+        with pytest.raises(ValueError, match=f"does not serve {type(model).__name__}: "):
+            make(FusedORPOTrainer, adapted(model), bf16=dtype == torch.bfloat16)
 
 
 def test_several_devices_are_refused(make, couple):
