@@ -174,12 +174,21 @@ def test_an_unknown_profile_is_refused_with_those_there_are():
 @pytest.mark.parametrize("profile", profiles.PROFILES.values(), ids=lambda profile: profile.name)
 def test_a_step_sees_the_same_pairs_on_every_gpu(profile, recipe):
     assert recipe.effective_batch == 8
-    assert profiles.accumulation(profile, 8) * profile.micro_batch == 8
+    for trainer in ("trl", "fused", "fast"):
+        assert profiles.accumulation(profile, 8, trainer) * profile.pairs_in_a_pass(trainer, 8) == 8
 
 
 def test_a_small_batch_is_one_pass():
     assert profiles.accumulation(profiles.PROFILES["h100"], 2) == 1
     assert profiles.accumulation(profiles.PROFILES["t4"], 1) == 1
+    assert profiles.accumulation(profiles.PROFILES["t4"], 2, "fused") == 1
+
+
+def test_a_packed_row_takes_whole_passes_of_the_stock_trainer():
+    """Its NLL is averaged over groups of as many pairs, so that both trainers compute the same."""
+    for profile in profiles.PROFILES.values():
+        assert profile.packed_batch > profile.micro_batch or profile.packed_batch == 8
+        assert profile.packed_batch % profile.micro_batch == 0
 
 
 def test_micro_batches_that_do_not_add_up_are_refused():

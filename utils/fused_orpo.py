@@ -183,11 +183,18 @@ class FusedORPOTrainer(ORPOTrainer):
         self.keep_gb, self.bytes_per_place, self.mean_head = keep_gb, 0.0, None
         self._compare_with_trl()
 
+    @torch.no_grad()
+    def losses_of_both(self, rows: list[dict]) -> tuple[float, float]:
+        """Return the loss of tokenised pairs, as evaluated by TRL's step and by this trainer's; nothing is trained."""
+        stock, _ = self._try(DPODataCollatorWithPadding(self.padding_value)(rows), self._stock_step)
+        fused, _ = self._try(PackingCollator()(rows), partial(self.get_batch_loss_metrics, self.model))
+        return stock["loss"], fused["loss"]
+
     def _compare_with_trl(self) -> None:
         """Refuse a model whose layers mix what stands in one row, and count what a layer keeps of a place."""
         exact = self.causal.dtype == torch.float32 and not (self.args.bf16 or self.args.fp16)
-        step = partial(self.get_batch_loss_metrics, self.model)
-        stock, _ = self._try(DPODataCollatorWithPadding(self.padding_value)(_made_up_pairs()), self._stock_step)
+        pad, step = DPODataCollatorWithPadding(self.padding_value), partial(self.get_batch_loss_metrics, self.model)
+        stock, _ = self._try(pad(_made_up_pairs()), self._stock_step)
         self.causal.set_attn_implementation(NAME)
         batches = [PackingCollator()(it) for it in (_made_up_pairs(), _made_up_pairs(5), _made_up_pairs() * 4)]
         try:
@@ -213,7 +220,7 @@ class FusedORPOTrainer(ORPOTrainer):
         return super().get_batch_loss_metrics(model, batch)
 
     def _try(self, batch, step) -> tuple[dict, int]:
-        """Return a step's metrics, not gathered, so of the whole batch, and the bytes kept for its backward pass."""
+        """Return a step's loss and metrics, of the whole batch, and the bytes kept for its backward pass."""
         kept, training = {}, self.model.training
 
         def count(tensor):
@@ -222,9 +229,9 @@ class FusedORPOTrainer(ORPOTrainer):
 
         self.model.eval()  # dropout is off, and so is recomputation
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            metrics = step(self._prepare_inputs(batch))[1]
+            loss, metrics = step(self._prepare_inputs(batch))
         self.model.train(training)
-        return {name: float(value) for name, value in metrics.items()}, sum(kept.values())
+        return {name: float(value) for name, value in (metrics | {"loss": loss}).items()}, sum(kept.values())
 
     def _choose_recomputation(self, batch) -> None:
         """Recompute the first layers in the backward pass, as many as there is no room to keep."""

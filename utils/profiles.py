@@ -19,20 +19,39 @@ class Profile:
     why_micro_batch: str
     recompute: bool  # compute the layers again in the backward pass instead of keeping their activations
     why_recompute: str
+    packed_batch: int  # pairs that one row of the fused trainer takes: without whole logits, more of them fit
     hours: float  # of 1,000 pairs on Llama 3 8B: published for the L4, scaled by the cards' peak rates for the others
+
+    def pairs_in_a_pass(self, trainer: str, effective_batch: int) -> int:
+        """Return how many pairs one pass takes, with "trl" padded and each on its own, with "fused" or "fast" packed.
+
+        Example:
+            >>> PROFILES["l4"].pairs_in_a_pass("trl", 8), PROFILES["l4"].pairs_in_a_pass("fused", 8)
+            (2, 8)
+        """
+        return min(self.micro_batch if trainer == "trl" else self.packed_batch, effective_batch)
 
 
 # 32 layers x (10 x 4,096 + 4 x 14,336 numbers) x 2 bytes, as `memory.predict` counts them
 _KEPT = "kept, an 8B base's activations would take 6 MB a token"
 # 340 h: 1.3 million padded tokens x 6 x 8.03 billion operations, at 50 billion a second
 _CPU = Profile(
-    "cpu", (), 0.0, "float32", 4, "small bases only: fewer, larger passes", False, "RAM is plenty for a small base", 340
+    "cpu",
+    (),
+    0.0,
+    "float32",
+    4,
+    "small bases only: fewer, larger passes",
+    False,
+    "RAM is plenty for a small base",
+    8,
+    340,
 )
-_T4 = Profile("t4", ("T4",), 15.8, "float16", 1, "16 GB hold the logits of one pair", True, _KEPT, 3.7)
-_L4 = Profile("l4", ("L4",), 23.7, "bfloat16", 2, "24 GB hold the logits of two pairs", True, _KEPT, 2.0)
-_A100 = Profile("a100", ("A100",), 42.3, "bfloat16", 4, "40 GB hold the logits of four pairs", True, _KEPT, 0.75)
+_T4 = Profile("t4", ("T4",), 15.8, "float16", 1, "16 GB hold the logits of one pair", True, _KEPT, 4, 3.7)
+_L4 = Profile("l4", ("L4",), 23.7, "bfloat16", 2, "24 GB hold the logits of two pairs", True, _KEPT, 8, 2.0)
+_A100 = Profile("a100", ("A100",), 42.3, "bfloat16", 4, "40 GB hold the logits of four pairs", True, _KEPT, 8, 0.75)
 _H100 = Profile(
-    "h100", ("H100", "H200"), 85.0, "bfloat16", 8, "80 GB hold the logits of the whole step", True, _KEPT, 0.25
+    "h100", ("H100", "H200"), 85.0, "bfloat16", 8, "80 GB hold the logits of the whole step", True, _KEPT, 8, 0.25
 )
 PROFILES = {profile.name: profile for profile in (_CPU, _T4, _L4, _A100, _H100)}
 
@@ -68,7 +87,7 @@ def choose_profile(device, name: str | None = None) -> tuple[Profile, str]:
     return fitting[-1], f"{device.name} is not listed; its {device.memory_gb:.0f} GB hold what this profile needs"
 
 
-def accumulation(profile: Profile, effective_batch: int) -> int:
+def accumulation(profile: Profile, effective_batch: int, trainer: str = "trl") -> int:
     """Return how many micro-batches make one optimizer step of `effective_batch` pairs.
 
     Raises:
@@ -78,7 +97,7 @@ def accumulation(profile: Profile, effective_batch: int) -> int:
         >>> accumulation(PROFILES["l4"], 8)
         4
     """
-    micro_batch = min(profile.micro_batch, effective_batch)
+    micro_batch = profile.pairs_in_a_pass(trainer, effective_batch)
     if effective_batch % micro_batch:
         raise ValueError(
             f"Micro-batches of {micro_batch} pairs (profile {profile.name}) do not add up to {effective_batch}: set "
