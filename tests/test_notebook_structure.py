@@ -50,14 +50,17 @@ MAY_IMPORT = {
     "keeping": {"hub_access"},
     "merging": {"bases", "hub_access"},
     "mix_files": {"hub_access"},
+    "memory_limits": {"training_checks"},
     "mixing": {"examining", "overlap"},
     "preference_data": {"pair_formats"},
     "preflight": {"bases", "memory", "profiles", "recipes"},  # it foretells what they will do
     "source_loading": {"hub_access", "preference_data", "sources"},
     "source_stand_ins": {"benchmark_stand_ins", "small_world"},
     "sources": {"pair_formats"},
+    "step_costs": {"memory", "model_loading"},
     "stand_ins": {"benchmark_stand_ins", "small_world", "source_stand_ins"},
     "practice_hub": {"practice_repositories", "practice_storage"},
+    "training_checks": {"fused_orpo"},
     "wandb_records": {"hub_access", "keeping"},
     "practice_storage": {"practice_repositories"},
 }

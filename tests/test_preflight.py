@@ -55,10 +55,10 @@ def test_fault_no_gpu_for_a_large_base_stops_with_the_profiles_that_would_fit():
 
 
 def test_fault_a_gpu_too_small_stops_with_the_profiles_that_would_fit():
-    checks = train(device=K80, profile="l4")
+    checks = train(device=replace(K80, name="Quadro", memory_gb=8.6), profile="l4")
     assert line(checks, "device").fine and not line(checks, "memory").fine
     message = (
-        r"Memory: 17\.\d+ GB predicted, 11\.0 GB usable. What to do: take a GPU of profile t4 or l4 or a100 or h100"
+        r"Memory: 12\.\d+ GB predicted, 7\.9 GB usable. What to do: take a GPU of profile t4 or l4 or a100 or h100"
     )
     with pytest.raises(preflight.NotReady, match=message):
         preflight.stop_if_red(checks)
@@ -89,8 +89,15 @@ def test_a_run_of_days_is_red_and_says_how_many_pairs_fit_into_a_session_but_doe
 
 
 def test_what_fits_with_fewer_pairs_at_once_says_which_profile_to_set():
-    assert "set PROFILE = 'l4'" in line(train(profile="h100"), "memory").mend
-    assert "set PROFILE = 't4'" in line(train(max_length=2048), "memory").mend
+    assert "set PROFILE = 'a100'" in line(train(profile="h100"), "memory").mend
+    assert "set PROFILE = 't4'" in line(train(device=K80), "memory").mend
+
+
+def test_the_trainer_that_is_asked_for_is_predicted():
+    expected = sum(memory.budgets(BASE.skeleton, RECIPE, PROFILES, "fused")["l4"].values())
+    for trainer in ("fused", "fast"):
+        checks = preflight.check_training(RECIPE, BASE, L4, PROFILES["l4"], trainer)
+        assert line(checks, "memory").found.startswith(f"{expected:.2f} GB") and line(checks, "memory").fine
 
 
 def test_the_devices_own_dtype_is_predicted():

@@ -56,6 +56,7 @@ ATTRIBUTES = {"wandb.Run.settings": "wandb.Settings", "wandb.run": "wandb.Run"}
 # Where a **kwargs leads. A keyword that only disappears in one counts as unknown: it would be ignored, or fail later.
 KWARGS_GO_TO = {
     "transformers.AutoModelForCausalLM.from_pretrained": ["transformers.PreTrainedModel.from_pretrained"],
+    "transformers.AutoModelForCausalLM.from_config": ["transformers.PreTrainedModel._from_config"],
     "transformers.AutoTokenizer.from_pretrained": ["transformers.PreTrainedTokenizerBase.from_pretrained"],
     "transformers.AutoConfig.from_pretrained": ["transformers.PreTrainedConfig.from_pretrained"],
     "transformers.AutoConfig.for_model": ["transformers.LlamaConfig"],  # the course asks for "llama"
@@ -107,6 +108,8 @@ class Finder(ast.NodeVisitor):
             path = self.path(node.func)
             is_class = path and path.split(".")[-1][0].isupper()  # an instance goes by its class
             return RETURNS.get(path, path if is_class or path == "" else None)
+        if isinstance(node, ast.IfExp):
+            return self.path(node.body)
         literals = (ast.Constant, ast.JoinedStr, ast.Dict, ast.List, ast.Set, ast.Tuple, ast.DictComp, ast.ListComp)
         return "" if isinstance(node, literals) else None
 
@@ -280,7 +283,7 @@ def source_if_any(thing) -> str:
 
 def has_keyword(function, path: str, name: str, real: dict) -> bool:
     """Whether a callable takes a keyword by name, itself or where its **kwargs go."""
-    if not inspect.isroutine(function) and hasattr(function, "forward"):
+    if not inspect.isroutine(function) and not inspect.isclass(function) and hasattr(function, "forward"):
         function = function.forward  # calling a model
     parameters = inspect.signature(function).parameters
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -148,11 +148,13 @@ class LogProbabilities(torch.autograd.Function):
             log_probabilities[rows] = normalised.gather(-1, chosen[:, None])[:, 0]
             if slopes is not None:
                 slopes[rows] = weight[chosen] - normalised.exp_().to(weight.dtype) @ weight
+            del normalised  # or it would still be there beside the next logits
         ctx.save_for_backward(slopes)
         return log_probabilities
 
     @staticmethod
     def backward(ctx, gradient):
+        """Scale what was kept: the chain rule's last factor."""
         (slopes,) = ctx.saved_tensors
         return (gradient[:, None] * slopes).to(slopes.dtype), None, None, None
 
@@ -231,7 +233,7 @@ class FusedORPOTrainer(ORPOTrainer):
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             loss, metrics = step(self._prepare_inputs(batch))
         self.model.train(training)
-        return {name: float(value) for name, value in (metrics | {"loss": loss}).items()}, sum(kept.values())
+        return {name: float(value) for name, value in (metrics | {"loss": loss.detach()}).items()}, sum(kept.values())
 
     def _choose_recomputation(self, batch) -> None:
         """Recompute the first layers in the backward pass, as many as there is no room to keep."""

@@ -1,9 +1,16 @@
 """Predicts the GPU memory of a training run by part, before anything is downloaded, and measures it afterwards.
 
-The model is a count of tensors for the stock trainer: 4-bit base, LoRA with 8-bit Adam, recomputed layers, whole
-logits. It is an estimate: the measured peak is printed beside it in notebook 03. Left out: fragmentation, and models
-that are not plain decoders.
+The model is a count of tensors, for the stock trainer and the fused one: 4-bit base, LoRA with 8-bit Adam, and what
+autograd keeps of a Llama's layers. `benchmarks/memory.py` compares it with what is measured. Left out: fragmentation,
+what the CUDA context takes (about 0.5 GB), and models that are not plain decoders.
 """
+
+import ctypes
+import re
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 # As its config.json says, so that a budget can be drawn where the model itself cannot be reached
 LLAMA_3_8B = {
@@ -15,9 +22,13 @@ LLAMA_3_8B = {
     "vocab_size": 128256,
 }
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# The stock trainer holds the logits of every position about 4.5 times over in fp32: model output, its shifted copy
-# for the loss, the log-softmax, and their gradients.
-LOGITS_BYTES = 18
+# Bytes that a logit takes at the peak, by trainer and by the bytes of dtype, counted in TRL 1.16 (fp32 each). Stock, on
+# a CPU: the logits, twice their gradient, and the chosen half's log-softmax. Stock, in 16 bits on a GPU: the same, but
+# the logits are gone before, for TRL has a Triton kernel there. Fused: a chunk's logits, in 16 bits and in
+# fp32, and its log-probabilities.
+LOGITS_BYTES = {"trl": {4: 14, 2: 10}, "fused": {4: 8, 2: 10}}
+CHUNK_ROWS = 512  # of logits that exist at a time in `fused_orpo`
+RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def count_weights(model, target_modules, lora_r: int = 16) -> dict[str, int]:
@@ -52,58 +63,90 @@ def count_weights(model, target_modules, lora_r: int = 16) -> dict[str, int]:
 
 
 def predict(
-    model, target_modules, micro_batch: int, max_length: int, dtype: str, recompute: bool = True, lora_r: int = 16
+    model,
+    target_modules,
+    micro_batch: int,
+    max_length: int,
+    dtype: str,
+    recompute: bool = True,
+    lora_r: int = 16,
+    trainer: str = "trl",
+    tokens: int | None = None,
 ) -> dict[str, float]:
     """Predict the peak memory of training by part.
+
+    The peak is in the larger of two moments. In the first the loss is computed: the layers' activations are held, or
+    with recomputation only what goes into each, and the logits. In the second, when the logits are gone, the backward
+    pass is in the MLP of the last layer: beside what is held, one layer's activations, the MLP's gradients, and one
+    matrix expanded from 4 bits.
+
+    For each token a layer keeps two fp32 copies of the hidden state, for the norms, and in `dtype` what came out of the
+    norms, query, key, value and output of attention, and the MLP's gate, its activation, up and their product. The
+    stock trainer also keeps a mask for each row.
 
     Args:
         model: the base, or its `utils.bases.skeleton`.
         target_modules: names of the linear layers that get LoRA.
         micro_batch: pairs in one forward pass; each is two rows.
-        max_length: tokens of the longest row.
+        max_length: tokens of the longest row, to which the stock trainer pads the others.
         dtype: "bfloat16", "float16" or "float32", of everything that is neither 4-bit nor LoRA.
-        recompute: layers are recomputed in the backward pass.
+        recompute: layers are recomputed in the backward pass; for the fused trainer all of them.
         lora_r: rank of LoRA.
+        trainer: "trl", the stock one, or "fused", which packs each pair's prompt once and computes logits in chunks.
+        tokens: of the longest packed row; `None` is the worst case, no prompt and no padding. "trl" does not read it.
 
     Returns:
-        GB (10^9 bytes) by part; their sum is the predicted peak.
+        GB (10^9 bytes) by part; their sum is the predicted peak. Logits are 0 if the peak is in the second moment.
     """
     config, weights, width = model.config, count_weights(model, target_modules, lora_r), DTYPE_BYTES[dtype]
-    tokens = 2 * micro_batch * max_length
-    # One layer keeps about ten rows of the hidden size and four of the MLP for its backward pass; recomputation keeps
-    # that for one layer, and one row of the hidden size for each of the others.
-    mlp = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    per_layer = tokens * (10 * config.hidden_size + 4 * mlp) * width
-    kept = tokens * config.hidden_size * width * config.num_hidden_layers
+    padded = 2 * micro_batch * max_length
+    tokens = padded if trainer == "trl" or tokens is None else tokens
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    mlp = getattr(config, "intermediate_size", None) or 4 * hidden
+    heads = config.num_attention_heads * (getattr(config, "head_dim", None) or hidden // config.num_attention_heads)
+
+    # The fused trainer needs no mask, but gathers its branches as padded rows, and the output back to tokens.
+    extra = padded * max_length if trainer == "trl" else tokens * heads
+    one_layer = tokens * (8 * hidden + width * (2 * hidden + 4 * mlp)) + width * (4 * padded * heads + extra)
+    inputs = tokens * width * hidden * layers
+    kept = inputs if recompute else one_layer * layers
+    in_layer = kept + recompute * one_layer + width * (tokens * (2 * mlp + hidden) + hidden * mlp)
+    in_loss = kept + tokens * 4 * hidden  # in fp32, what goes into the last norm
+    logits = (padded if trainer == "trl" else CHUNK_ROWS) * config.vocab_size * LOGITS_BYTES[trainer][width]
+    logits += 0 if trainer == "trl" else 2 * tokens * hidden * width  # what goes into the head, and its slopes
     parts = {
         "weights, 4 bits": weights["layers"] * (0.5 + 0.016) + weights["other"] * width,  # one 8-bit scale for 64
         "embeddings": weights["embeddings"] * width,
         "head": weights["head"] * width,
         "LoRA and its gradients": weights["lora"] * 8,
         "optimizer, 8 bits": weights["lora"] * 2,
-        "activations": kept + per_layer if recompute else per_layer * config.num_hidden_layers,
-        "logits": tokens * config.vocab_size * LOGITS_BYTES,
+        "activations": in_loss,
+        "logits": logits,
     }
+    if in_layer > in_loss + logits:
+        parts |= {"activations": in_layer, "logits": 0.0}
     return {part: size / 1e9 for part, size in parts.items()}
 
 
-def budgets(model, recipe, profiles: dict) -> dict[str, dict[str, float]]:
+def budgets(model, recipe, profiles: dict, trainer: str = "trl") -> dict[str, dict[str, float]]:
     """Predict the parts of the peak for every profile, each with its own dtype and pairs in a pass.
 
     Args:
         model: the base, or its `utils.bases.skeleton`.
         recipe: a `utils.recipes.Recipe`.
         profiles: name -> `utils.profiles.Profile`.
+        trainer: "trl" or "fused", see `predict`.
     """
     return {
         name: predict(
             model,
             recipe.target_modules,
-            min(profile.micro_batch, recipe.effective_batch),
+            profile.pairs_in_a_pass(trainer, recipe.effective_batch),
             recipe.max_length,
             profile.dtype,
             profile.recompute,
             recipe.lora_r,
+            trainer,
         )
         for name, profile in profiles.items()
     }
@@ -143,6 +186,57 @@ def plot_budgets(budgets: dict[str, dict[str, float]], profiles: dict):
     axis.set(xlabel=f"predicted peak memory ({unit})", xlim=(0, 1.3 * axis.dataLim.x1))  # room for the labels
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
     return figure, "Predicted peak memory by GPU: " + "; ".join(sentences)
+
+
+@contextmanager
+def measure_peak():
+    """Measure the most memory that a `with` block holds above what was held on entry.
+
+    On a GPU that is what tensors take; elsewhere the resident memory of this process, whose high-water mark Linux
+    resets on demand. Other systems do not: there it is read every few milliseconds, and a short peak may be missed.
+
+    Yields:
+        An object whose `gb` is the peak in GB (10^9 bytes), once the block has ended.
+    """
+    import torch
+
+    peak = SimpleNamespace(gb=0.0)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        find_most = torch.cuda.max_memory_allocated
+    else:
+        getattr(ctypes.pythonapi, "malloc_trim", int)(0)  # glibc keeps what was freed, and would hide what comes
+        find_most = _watch_resident()
+        before = resident_gb() * 1e9
+    try:
+        yield peak
+    finally:
+        peak.gb = max(0.0, find_most() - before) / 1e9
+
+
+def _watch_resident():
+    """Begin to watch the resident memory, and return a function that ends it and returns the most, in bytes."""
+    try:
+        RESET.write_text("5")  # the high-water mark of the resident memory, see `man proc_pid_clear_refs`
+        return lambda: int(re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())[1]) * 1024
+    except OSError:  # not Linux, or a sandbox without it
+        pass
+    samples, done = [], threading.Event()
+
+    def sample():
+        while not done.wait(0.005):
+            samples.append(resident_gb() * 1e9)
+
+    watcher = threading.Thread(target=sample, daemon=True)
+    watcher.start()
+
+    def most() -> float:
+        done.set()
+        watcher.join()
+        return max([*samples, resident_gb() * 1e9])
+
+    return most
 
 
 def resident_gb() -> float:

@@ -46,7 +46,7 @@ def check_base(base) -> list[Check]:
     return [*lines, Check("base", trouble is None, f"{base.name}: {found}", mend)]
 
 
-def check_training(recipe, base, device, profile) -> list[Check]:
+def check_training(recipe, base, device, profile, trainer: str = "trl") -> list[Check]:
     """Check memory and time of a training run against the device, and say which profiles would fit.
 
     Args:
@@ -54,14 +54,16 @@ def check_training(recipe, base, device, profile) -> list[Check]:
         base: a `utils.bases.Base`; if it cannot be read, there is nothing to predict.
         device: a `utils.environment.Device`.
         profile: a `utils.profiles.Profile`.
+        trainer: a key of `profiles.COMPUTES`.
     """
     model = base.skeleton
     if model is None:
         return []
     recipe, _ = recipes.fit_to_base(recipe, {}, *bases.limits(model))
-    budgets = memory.budgets(model, recipe, profiles.PROFILES)
+    computes = profiles.COMPUTES[trainer]
+    budgets = memory.budgets(model, recipe, profiles.PROFILES, computes)
     own = replace(profile, dtype=device.dtype)  # which computes what the device can, whatever the profile is made for
-    needed = sum(memory.budgets(model, recipe, {"own": own})["own"].values())
+    needed = sum(memory.budgets(model, recipe, {"own": own}, computes)["own"].values())
     fitting = [
         name
         for name, parts in budgets.items()

@@ -6,6 +6,8 @@ A profile never sets a learning rate or a beta: those belong to the recipe, so t
 import re
 from dataclasses import dataclass
 
+COMPUTES = {"trl": "trl", "fused": "fused", "fast": "fused"}  # what TRAINER may be, and whose passes it makes
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -29,10 +31,12 @@ class Profile:
             >>> PROFILES["l4"].pairs_in_a_pass("trl", 8), PROFILES["l4"].pairs_in_a_pass("fused", 8)
             (2, 8)
         """
-        return min(self.micro_batch if trainer == "trl" else self.packed_batch, effective_batch)
+        if trainer not in COMPUTES:
+            raise ValueError(f"There is no trainer {trainer!r}. Set TRAINER to one of {', '.join(COMPUTES)}.")
+        return min(self.micro_batch if COMPUTES[trainer] == "trl" else self.packed_batch, effective_batch)
 
 
-# 32 layers x (10 x 4,096 + 4 x 14,336 numbers) x 2 bytes, as `memory.predict` counts them
+# 32 layers x (12 x 4,096 + 2 x (4 x 4,096 + 4 x 14,336)) bytes, as `memory.predict` counts them
 _KEPT = "kept, an 8B base's activations would take 6 MB a token"
 # 340 h: 1.3 million padded tokens x 6 x 8.03 billion operations, at 50 billion a second
 _CPU = Profile(
