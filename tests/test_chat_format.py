@@ -310,6 +310,86 @@ def test_only_the_rows_asked_for_are_drawn(batch, tokenizer):
     assert chat_format.show_batch(batch, tokenizer, rows=9).count("<b>rejected</b>") == 2
 
 
+# --- the picture of a packed row -------------------------------------------------------------------------------
+
+PLACE = re.compile(r'<span style="([^"]*)" title="(\w+), position (\d+), id (\d+)">(.*?)</span>', re.DOTALL)
+
+
+def pack(trainer, *pairs, max_length=1024):
+    """TRL's own tokens of some pairs, as the rows of a trainer and packed into one."""
+    from utils.fused_orpo import PackingCollator
+
+    rows = [tokenized_by_trl(trainer, pair, max_length) for pair in pairs]
+    return rows, PackingCollator()(rows)
+
+
+def segments(page: str) -> list[tuple[str, list[tuple[str, int, int]]]]:
+    """What each paragraph is called, and (role, position, id) of the tokens that it draws."""
+    found = []
+    for paragraph in page.split("</p>")[1:-1]:
+        tokens = [(role, int(position), int(token)) for _, role, position, token, _ in PLACE.findall(paragraph)]
+        found.append((re.search("<b>(.*?)</b>", paragraph)[1], tokens))
+    return found
+
+
+def test_a_packed_row_is_drawn_as_it_lies(trainer, tokenizer):
+    rows, batch = pack(trainer, PAIRS[0], PAIRS[1])
+    page = chat_format.show_batch(batch, tokenizer, rows=2, max_tokens=1000)
+    drawn = segments(page)
+    assert [name for name, _ in drawn] == ["prefix", "chosen", "rejected"] * 2
+    tokens = [token for _, part in drawn for token in part]
+    assert [token for _, _, token in tokens] == batch["input_ids"][0].tolist()
+    assert [position for _, position, _ in tokens] == batch["position_ids"][0].tolist()
+    for number, row in enumerate(rows):
+        prefix, *branches = (part for _, part in drawn[3 * number : 3 * number + 3])
+        assert {role for role, _, _ in prefix} == {"prompt"}  # it stands once, all but the token where they part
+        for side, branch in zip(SIDES, branches, strict=True):
+            assert branch[0][1] == len(prefix)  # positions begin anew
+            expected = ["prompt" if label == LABEL_OF_PROMPT else side for label in row[f"{side}_labels"]]
+            assert [role for role, _, _ in prefix + branch] == expected
+            assert [token for _, _, token in prefix + branch] == row[f"{side}_input_ids"]
+
+
+def test_what_two_answers_begin_with_has_both_colours(trainer, tokenizer):
+    pair = make_pair("What colour is snow?", "The colour of snow is white.", "The colour of snow is a secret.")
+    (row,), batch = pack(trainer, pair)
+    page = chat_format.show_batch(batch, tokenizer, max_tokens=1000)
+    (_, prefix), (_, chosen), (_, rejected) = segments(page)
+    same = [token for role, _, token in prefix if role == "both"]
+    assert tokenizer.decode(same).startswith("The colour of snow")
+    assert {role for role, _, _ in prefix} == {"prompt", "both"}
+    assert {role for role, _, _ in chosen} == {"chosen"} and {role for role, _, _ in rejected} == {"rejected"}
+    answer = [token for token, label in zip(row["chosen_input_ids"], row["chosen_labels"], strict=True) if label >= 0]
+    assert same + [token for _, _, token in chosen] == answer
+
+
+def test_a_packed_rows_legend_has_no_padding(trainer, tokenizer):
+    pair = make_pair("What colour is snow?", "It is white.", "It is a secret.")
+    page = chat_format.show_batch(pack(trainer, pair)[1], tokenizer)
+    colours = dict(re.findall(r'background:([^;]*);[^"]*">(\w+)<', page.split("</p>")[0]))
+    assert list(colours.values()) == ["prompt", "chosen", "rejected", "both"] and len(colours) == 4
+    for style, role, *_ in PLACE.findall(page):
+        assert colours[re.search("background:([^;]*);", style)[1]] == role
+
+
+def test_a_long_prefix_is_cut_at_the_front(trainer, tokenizer):
+    pair = make_pair("What is it? " * 200, "White.", "No. " * 100)
+    page = chat_format.show_batch(pack(trainer, pair, max_length=4096)[1], tokenizer, max_tokens=60)
+    (_, prefix), (_, chosen), (_, rejected) = segments(page)
+    assert len(prefix) == 30 and len(chosen) < 30 and len(rejected) == 30
+    assert prefix[-1][1] + 1 == chosen[0][1] == rejected[0][1]
+    assert page.count("&hellip;") == 1 and "<b>prefix</b> from position 0 on" in page
+
+
+def test_a_pair_with_nothing_in_common_has_no_prefix(trainer, tokenizer):
+    from utils.fused_orpo import PackingCollator
+
+    (row,), _ = pack(trainer, PAIRS[0])
+    row["rejected_input_ids"] = row["rejected_input_ids"][::-1]
+    page = chat_format.show_batch(PackingCollator()([row]), tokenizer, rows=9, max_tokens=1000)
+    assert "<p>no prefix<br></p>" in page and page.count("<b>chosen</b>") == 1
+
+
 # --- the choice of the pad token -------------------------------------------------------------------------------
 
 

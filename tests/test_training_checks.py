@@ -7,13 +7,19 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from utils import model_loading, stand_ins, training_checks, wandb_offline
+from utils.fused_orpo import FusedORPOTrainer
 
 
 class GuardedORPOTrainer(training_checks.StopsOnNonFinite, ORPOTrainer):
     """The trainer of notebook 03."""
+
+
+class GuardedFusedORPOTrainer(training_checks.StopsOnNonFinite, FusedORPOTrainer):
+    """The fast one."""
 
 
 @pytest.fixture
@@ -25,11 +31,10 @@ def build(small_base, tokenizer, tmp_path):
         model = model_loading.load_base(str(small_base), torch.float32, four_bit=False)
         model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
         defaults = {"max_steps": 3, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "max_length": 128}
-        defaults["gradient_checkpointing"] = False
+        defaults |= {"gradient_checkpointing": False, "bf16": False}
         arguments = ORPOConfig(
             output_dir=str(tmp_path / "run"),
             report_to="none",
-            bf16=False,
             logging_steps=1,
             save_strategy="no",
             remove_unused_columns=False,
@@ -53,8 +58,9 @@ def unfit_pair() -> dict:
     return pair
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(build):
-    trainer = build(GuardedORPOTrainer, [unfit_pair()] * 2)
+@pytest.mark.parametrize("kind", [GuardedORPOTrainer, GuardedFusedORPOTrainer])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(build, kind):
+    trainer = build(kind, [unfit_pair()] * 2)
     before = adapter(trainer)
     with pytest.raises(FloatingPointError, match=r"(?s)Step 1: the loss is nan.*and so on"):
         trainer.train()
@@ -140,6 +146,36 @@ def test_a_sound_run_is_left_alone(build):
     assert torch.equal(adapter(guarded), adapter(stock))
 
 
+class Waits(TorchDispatchMode):
+    """Counts the values that are read on the host, for each of which it would wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        self.count += operation.overloadpacket.__name__ == "_local_scalar_dense"
+        return operation(*arguments, **keywords or {})
+
+
+def test_a_micro_batch_is_checked_in_one_wait(build):
+    waits = []
+    for kind in (ORPOTrainer, GuardedORPOTrainer):
+        trainer = build(kind, stand_ins.preference_pairs(4, seed=0), gradient_accumulation_steps=2)
+        with Waits() as counted:
+            trainer.train()
+        waits.append(counted.count)
+    assert sum(weight.requires_grad for weight in trainer.model.parameters()) > 20
+    assert waits[1] - waits[0] == 6  # three steps of two micro-batches
+
+
+def test_large_gradients_that_are_finite_stop_nothing(build):
+    """The length of all gradients overflows, and no gradient does."""
+    trainer = build(GuardedORPOTrainer, stand_ins.preference_pairs(4, seed=0), max_steps=1)
+    _, weight = next(item for item in trainer.model.named_parameters() if "lora_B" in item[0])
+    weight.register_hook(lambda gradient: torch.full_like(gradient, 1e38))
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
 def test_resume_without_a_checkpoint_says_so_and_starts_afresh(tmp_path, capsys):
     assert training_checks.newest_checkpoint(tmp_path / "nothing", {}) is None
     assert "starts afresh" in capsys.readouterr().out
@@ -182,8 +218,36 @@ def test_a_pass_is_timed_as_it_will_run(build):
     assert len(layers) == 4  # two passes, each of them forward and once more on the way back
 
 
-def test_timing_a_pass_changes_nothing(build):
-    trainer = build(GuardedORPOTrainer, stand_ins.preference_pairs(4, seed=0))
+def test_a_pass_computes_in_the_precision_of_the_run(build):
+    """`train()` makes the logits of a 16-bit run fp32, twice the memory: a pass without it would promise too much."""
+    trainer = build(GuardedORPOTrainer, stand_ins.preference_pairs(2, seed=0), bf16=True, use_cpu=True, max_steps=1)
+    dtypes = []
+    trainer.model.register_forward_hook(lambda module, inputs, output: dtypes.append(output.logits.dtype))
+    training_checks.forward_and_backward(trainer, next(iter(trainer.get_train_dataloader())))
+    trainer.train()
+    assert dtypes == [torch.float32] * 2
+
+
+def test_the_tokens_of_a_pass_are_those_that_are_computed(build):
+    pairs = stand_ins.preference_pairs(4, seed=0)
+    stock, fused = build(ORPOTrainer, pairs), build(FusedORPOTrainer, pairs)
+    rows = list(stock.train_dataset)
+    lengths = [[len(row[f"{side}_input_ids"]) for side in ("chosen", "rejected")] for row in rows]
+    padded = training_checks.computed_tokens(stock.data_collator(rows))
+    packed = training_checks.computed_tokens(fused.data_collator(rows))
+    assert padded == 2 * 4 * max(map(max, lengths))
+    assert packed < sum(map(sum, lengths)) < padded  # prompts once, and no padding
+    seen = []
+    stock.model.get_base_model().model.register_forward_pre_hook(
+        lambda module, inputs, named: seen.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    stock.get_batch_loss_metrics(stock.model, stock.data_collator(rows))
+    assert seen == [padded]
+
+
+@pytest.mark.parametrize("kind", [GuardedORPOTrainer, FusedORPOTrainer])
+def test_timing_a_pass_changes_nothing(build, kind):
+    trainer = build(kind, stand_ins.preference_pairs(4, seed=0))
     before, random_state = adapter(trainer), torch.get_rng_state()
     assert 0 < training_checks.seconds_per_micro_batch(trainer) < 60
     assert torch.equal(adapter(trainer), before)

@@ -16,6 +16,8 @@ CHAT_TEMPLATE = (
 
 # Colours of Okabe and Ito at 30 %: told apart by colour-blind readers, legible under black text.
 ROLE_COLOURS = {"prompt": "#e5e5e5", "chosen": "#b8dcee", "rejected": "#f5d3ae", "padding": "#ffffff"}
+PACKED_COLOURS = {role: colour for role, colour in ROLE_COLOURS.items() if role != "padding"}
+PACKED_COLOURS["both"] = f"linear-gradient({ROLE_COLOURS['chosen']} 50%, {ROLE_COLOURS['rejected']} 50%)"
 
 
 def prepare_tokenizer(tokenizer, embedding_rows: int | None = None):
@@ -151,16 +153,25 @@ def show_batch(batch: dict, tokenizer, rows: int = 1, max_tokens: int = 160) -> 
     """Draw the first rows of a collated batch as HTML, each token coloured by its role.
 
     Args:
-        batch: of TRL's collator: `{chosen,rejected}_{input_ids,labels,attention_mask}`, each of shape (pairs, tokens).
+        batch: of TRL's collator: `{chosen,rejected}_{input_ids,labels,attention_mask}`, each of shape (pairs, tokens);
+            or a packed row of `fused_orpo.PackingCollator`, drawn as it lies: prefix, chosen, rejected, next prefix.
         tokenizer: to write the tokens out.
         rows: pairs to draw.
         max_tokens: tokens to draw of each side; long prompts are cut at the front.
 
     Returns:
-        HTML with a legend. Grey is masked in the odds-ratio term (label -100), white is padding.
+        HTML with a legend. Grey is masked in the odds-ratio term (label -100), white is padding. A packed row has no
+        padding; what both answers begin with, but for its last token, stands once, in the prefix, in both colours.
     """
-    legend = "".join(f'<span style="{_style(role)};margin-right:1em">{role}</span>' for role in ROLE_COLOURS)
-    lines = [f"<p>{legend}</p>"]
+    colours = PACKED_COLOURS if "branches" in batch else ROLE_COLOURS
+    draw = _draw_packed if "branches" in batch else _draw_padded
+    legend = "".join(f'<span style="{_style(role)};margin-right:1em">{role}</span>' for role in colours)
+    lines = [f"<p>{legend}</p>", *draw(batch, tokenizer, rows, max_tokens)]
+    return f'<div style="font-family:monospace;line-height:1.7">{"".join(lines)}</div>'
+
+
+def _draw_padded(batch: dict, tokenizer, rows: int, max_tokens: int) -> list[str]:
+    lines = []
     for row in range(min(rows, len(batch["chosen_input_ids"]))):
         for side in ("chosen", "rejected"):
             ids, labels, mask = (
@@ -176,11 +187,50 @@ def show_batch(batch: dict, tokenizer, rows: int = 1, max_tokens: int = 160) -> 
                 for i, role in list(zip(ids, roles, strict=True))[start : start + max_tokens]
             ]
             lines.append(f"<p><b>{side}</b><br>{'&hellip; ' * bool(start)}{''.join(spans)}</p>")
-    return f'<div style="font-family:monospace;line-height:1.7">{"".join(lines)}</div>'
+    return lines
+
+
+def _draw_packed(batch: dict, tokenizer, rows: int, max_tokens: int) -> list[str]:
+    ids, positions = (batch[key][0].tolist() for key in ("input_ids", "position_ids"))
+    lines = []
+    for pair in range(min(rows, len(batch["pairs"]))):
+        prefix, chosen, rejected, roles = _packed_pair(batch, pair)
+        shown = min(len(prefix), max_tokens // 2)
+        parts = (
+            ("prefix", "which both answers see", prefix, slice(len(prefix) - shown, None)),
+            ("chosen", "which sees the prefix", chosen, slice(max_tokens - shown)),
+            ("rejected", "which sees the prefix, and not the chosen answer", rejected, slice(max_tokens - shown)),
+        )
+        for name, sees, places, drawn in parts:
+            spans = [
+                f'<span style="{_style(roles[place])}" title="{roles[place]}, position {positions[place]}, '
+                f'id {ids[place]}">{_visible(tokenizer.decode([ids[place]]))}</span>'
+                for place in places[drawn]
+            ]
+            start = "&hellip; " * (name == "prefix" and shown < len(prefix))
+            title = f"<b>{name}</b> from position {positions[places[0]]} on, {sees}" if places else f"no {name}"
+            lines.append(f"<p>{title}<br>{start}{''.join(spans)}</p>")
+    return lines
+
+
+def _packed_pair(batch: dict, pair: int) -> tuple[list[int], list[int], list[int], dict[int, str]]:
+    """Find the places in the row of a pair's prefix and of its two answers, and the role of each place."""
+    places, roles, sides = batch["places"].tolist(), {}, []
+    for side, branch in zip(("chosen", "rejected"), batch["branches"][2 * pair : 2 * pair + 2].tolist(), strict=True):
+        scored = {place for place, weight in zip(places, batch[side].tolist(), strict=True) if weight > 0}
+        sides.append(list(dict.fromkeys(branch)))  # without the last place, repeated
+        for before, place in zip([None, *sides[-1]], sides[-1], strict=False):
+            if before in scored:  # for predicting this place
+                roles[place] = "both" if roles.get(place) == "chosen" else side
+            else:
+                roles.setdefault(place, "prompt")
+    chosen, rejected = sides
+    shared = len(set(chosen) & set(rejected))
+    return chosen[:shared], chosen[shared:], rejected[shared:], roles
 
 
 def _style(role: str) -> str:
-    return f"color:#000;background:{ROLE_COLOURS[role]};border:1px solid #bbb;padding:0 1px"
+    return f"color:#000;background:{(ROLE_COLOURS | PACKED_COLOURS)[role]};border:1px solid #bbb;padding:0 1px"
 
 
 def _visible(text: str) -> str:

@@ -19,13 +19,17 @@ class StopsOnNonFinite:
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Train on one micro-batch, and raise `FloatingPointError` before the optimizer sees a NaN."""
+        import torch
+
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not loss.isfinite():
-            self._stop("loss", loss.item(), inputs)
-        if not self.args.fp16:
-            for name, parameter in model.named_parameters():
-                if parameter.grad is not None and not parameter.grad.isfinite().all():
-                    self._stop(f"gradient of {name}", parameter.grad.abs().max().item(), inputs)
+        weights = [] if self.args.fp16 else [item for item in model.named_parameters() if item[1].grad is not None]
+        # One number that is finite if all are: to ask each of hundreds would make the GPU wait each time.
+        if not (loss + torch.nn.utils.get_total_norm([weight.grad for _, weight in weights])).isfinite():
+            if not loss.isfinite():
+                self._stop("loss", loss.item(), inputs)
+            for name, weight in weights:
+                if not weight.grad.isfinite().all():
+                    self._stop(f"gradient of {name}", weight.grad.abs().max().item(), inputs)
         return loss
 
     def _stop(self, what: str, value: float, inputs: dict):
@@ -87,33 +91,69 @@ def set_aside(folder) -> None:
         Path(folder).rename(f"{folder}-until-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
-def seconds_per_micro_batch(trainer) -> float:
-    """Time forward and backward passes on three training batches, after one that warms up; the run is left as it was.
+def computed_tokens(batch: dict) -> int:
+    """Count the tokens that a pass over a collated batch computes, padding among them.
 
-    Returns:
-        Seconds for a pass of mean size: those measured for a padded token, times the mean padded tokens of 24 batches.
+    Args:
+        batch: of TRL's collator, whose two sides are padded to the longer one, or a packed row, which has no padding.
     """
-    import torch
+    if "input_ids" in batch:
+        return batch["input_ids"].numel()
+    return 2 * max(batch[f"{side}_input_ids"].numel() for side in ("chosen", "rejected"))
 
+
+def forward_and_backward(trainer, batch: dict) -> None:
+    """Do a training pass over a collated batch, with the model as `train()` will have it; gradients stay behind."""
     if trainer.args.gradient_checkpointing:  # train() would switch it on only later, and without it nothing fits
         trainer.model.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs
         )
+    trainer.accelerator.prepare_model(trainer.model)  # once; where it computes in 16 bits, logits become fp32
+    trainer.model.train()
+    with trainer.accelerator.autocast():
+        loss, _ = trainer.get_batch_loss_metrics(trainer.model, trainer._prepare_inputs(dict(batch)))
+    loss.backward()
+
+
+def seconds_per_micro_batch(trainer) -> float:
+    """Time forward and backward passes on three training batches, after one that warms up; the run is left as it was.
+
+    Returns:
+        Seconds for a pass of mean size: those measured for a computed token, times the mean tokens of 24 batches.
+    """
+    import torch
+
     with torch.random.fork_rng():  # taking batches draws random numbers that the run must not miss
         batches = list(islice(trainer.get_train_dataloader(), 24))
-    sizes = [2 * max(batch[f"{side}_input_ids"].numel() for side in ("chosen", "rejected")) for batch in batches]
-    trainer.model.train()
+    sizes = [computed_tokens(batch) for batch in batches]
     for batch in [batches[0], *batches[:3]]:
         if batch is batches[0]:  # twice: the first pass warms up
             started = time.perf_counter()
-        with trainer.accelerator.autocast():
-            loss, _ = trainer.get_batch_loss_metrics(trainer.model, trainer._prepare_inputs(dict(batch)))
-        loss.backward()
+        forward_and_backward(trainer, batch)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         trainer.model.zero_grad()
     seconds_per_token = (time.perf_counter() - started) / sum(sizes[:3])
     return seconds_per_token * sum(sizes) / len(sizes)
+
+
+def compare_trainers(model, arguments, pairs, tokenizer) -> str:
+    """Say what loss TRL's trainer and the fused one give the first two pairs, or why the fused one refuses the base.
+
+    Args:
+        model, arguments, pairs, tokenizer: as the trainers take them; the model is left as it was.
+    """
+    from utils.fused_orpo import FusedORPOTrainer
+
+    attention, two = model.config._attn_implementation, pairs.select(range(min(2, len(pairs))))
+    try:
+        fused = FusedORPOTrainer(model=model, args=arguments, train_dataset=two, processing_class=tokenizer)
+        by_trl, by_fused = fused.losses_of_both(list(fused.train_dataset))
+    except ValueError as refusal:
+        return str(refusal)
+    finally:
+        model.set_attn_implementation(attention)
+    return f"loss of {len(two)} pairs: {by_trl:.6f} by TRL, {by_fused:.6f} packed, {abs(by_trl - by_fused):.1e} apart"
 
 
 def _alert(title: str, text: str) -> None:
