@@ -64,6 +64,25 @@ def test_training_teaches(course):
     assert figures["stopped_before"] <= 1 and figures["stopped_after"] >= 4
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("trainer", ["fused", "fast"])
+def test_the_packed_trainer_learns_the_same(trainer, course, run, tmp_path):
+    """One parameter changes, on the pairs of the course's own run, and eight pairs go into one row."""
+    shutil.copytree(course[1] / "mix", tmp_path / "mix")
+    figures, stock = run("03", TRAINER=trainer), entry(course[0], "03")["metrics"]
+    for name in ("eval_nll_before", "eval_nll_after", "eval_margin_before", "eval_margin_after"):
+        assert figures[name] == pytest.approx(stock[name], abs=2e-3), name
+    assert figures["eval_nll_after"] < figures["eval_nll_before"] - 0.1 and figures["stopped_after"] >= 4
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["trainer"], record["micro_batch"], record["accumulation"]) == (trainer, 8, 1)
+
+
+def test_both_trainers_give_the_first_pairs_the_same_loss(course):
+    text = (course[1] / "03_train_with_orpo.ipynb").read_text()
+    ((by_trl, by_fused),) = re.findall(r"loss of 2 pairs: ([\d.]+) by TRL, ([\d.]+) packed", text)
+    assert float(by_trl) == pytest.approx(float(by_fused), abs=2e-6) and float(by_trl) > 0.1
+
+
 def test_the_run_is_recorded(course):
     run_folder = course[1] / "run"
     run = json.loads((run_folder / "run.json").read_text())
