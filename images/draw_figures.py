@@ -1,8 +1,9 @@
 """Draws the figures of README.md from what the course computed: `python images/draw_figures.py`.
 
-00_memory_budget.svg from Llama 3 8B's published shape, 02_mix_waterfall.svg from the counts in data/mixes/, and
-03_train_curves.svg and 04_sick_run.svg from the runs in data/runs/. After a change of the stand-ins, copy
-artifacts/course/mix/report.json into data/mixes/ and run data/runs/train_runs.py first.
+00_memory_budget.svg from Llama 3 8B's published shape, 02_mix_waterfall.svg from the counts in data/mixes/,
+03_train_curves.svg and 04_sick_run.svg from the runs in data/runs/, and 09_packed_row.svg from the lengths of the first
+real pairs in benchmarks/pair_lengths.json. After a change of the stand-ins, copy artifacts/course/mix/report.json into
+data/mixes/ and run data/runs/train_runs.py first.
 """
 
 import json
@@ -22,7 +23,18 @@ def main(folder: Path = ROOT / "images") -> None:
     import pandas as pd
     from transformers import AutoConfig
 
-    from utils import bases, curve_figures, curves, memory, mix_figures, mixing, profiles, recipes
+    from utils import (
+        bases,
+        cost_figures,
+        curve_figures,
+        curves,
+        memory,
+        mix_figures,
+        mixing,
+        profiles,
+        recipes,
+        step_costs,
+    )
 
     llama3 = bases.skeleton(AutoConfig.for_model("llama", **memory.LLAMA_3_8B))
     gpus = {name: profile for name, profile in profiles.PROFILES.items() if profile.gpus}
@@ -36,7 +48,10 @@ def main(folder: Path = ROOT / "images") -> None:
     metrics = ("nll_loss", "rewards/margins", "rewards/accuracies")
     training = curve_figures.plot_history(runs[0].history, metrics)
     sick, _ = curve_figures.plot_runs(runs, ["accuracies", "margins", "loss"])
+    lengths = step_costs.read_lengths(ROOT / "benchmarks" / "pair_lengths.json", 2)
+    row, _ = cost_figures.plot_batch(step_costs.made_up_rows(lengths, 4096))
     drawn = {"00_memory_budget": budget, "02_mix_waterfall": mix, "03_train_curves": training, "04_sick_run": sick}
+    drawn["09_packed_row"] = row
     for name, figure in drawn.items():
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 

@@ -27,8 +27,9 @@ PARAMETERS = {
         "MAX_SHARD_SIZE": "1MB",
         "MAX_NEW_TOKENS": 40,
     },  # small shards, so that there are several
+    "09": {"NUM_PAIRS": 8, "REPEATS": 1},  # one optimizer step shows it all
 }
-ARTEFACTS = {"02": "mix", "03": "run", "05": "merged"}
+ARTEFACTS = {"02": "mix", "03": "run", "05": "merged", "09": "speed"}
 
 
 class NotebookFailed(RuntimeError):
