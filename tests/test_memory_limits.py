@@ -152,6 +152,24 @@ def test_passes_shrink_until_they_fit(build, pairs, found, capsys):
     assert capsys.readouterr().out.count("so a step still sees") == {8: 3, 6: 2, 5: 1}[pairs]
 
 
+def test_the_fused_trainer_first_recomputes_every_layer(build, capsys):
+    """It keeps what fits, so smaller passes alone would fill the memory again."""
+    trainer = build("fused", 4, gradient_checkpointing=True, max_steps=1)
+    given = []
+
+    def step(model, inputs, num_items_in_batch=None):
+        given.append((trainer.keep_gb, len(inputs["prompt"])))
+        if given[-1] != (0, 2):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return type(trainer).training_step(trainer, model, inputs, num_items_in_batch)
+
+    trainer.training_step = step
+    memory_limits.train_within_memory(trainer)
+    assert given == [(None, 4), (0, 4), *[(0, 2)] * 4]
+    told = capsys.readouterr().out
+    assert told.index("every layer is recomputed. Training begins again.") < told.index("from here on 2 x 4")
+
+
 def test_the_loss_scale_begins_anew(build):
     """One that was found before, or is in the middle of a step, would make another run, or stop it."""
     expected = build("trl", 2)

@@ -98,11 +98,17 @@ def ran_out_of_memory(error: Exception) -> bool:
 
 
 def _halve(trainer, error: Exception) -> str:
-    """Give a trainer smaller passes and more of them, and return the sentence; raise what this does not mend."""
+    """Give a trainer smaller passes and more of them, and return the sentence; raise what this does not mend.
+
+    The fused trainer keeps activations where memory is free, so it would fill it again: first it keeps none.
+    """
     arguments = trainer.args
     pairs, passes = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     if not ran_out_of_memory(error):
         raise error
+    if arguments.gradient_checkpointing and getattr(trainer, "keep_gb", 0) is None:
+        trainer.keep_gb = 0
+        return "Out of memory: from here on every layer is recomputed."
     if pairs == 1:
         raise MemoryError(HOW) from error
     fewer = max(size for size in range(1, pairs // 2 + 1) if pairs % size == 0)
