@@ -1,5 +1,10 @@
 """The tricks of fast mode: each computes what it replaces, within rounding, and touches nothing else."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -10,6 +15,7 @@ from utils import fast_layers, model_loading
 from utils.fused_orpo import FusedORPOTrainer
 from utils.small_world import preference_pairs
 
+ROOT = Path(__file__).resolve().parents[1]
 IDS = torch.arange(3, 43)[None]
 
 
@@ -72,6 +78,25 @@ def test_what_is_frozen_takes_the_dtype_and_lora_stays(dtype):
     assert kinds == {(True, torch.float32), (False, dtype)}
 
 
+def test_where_nothing_can_be_compiled_a_sentence_says_so(tmp_path):
+    """In a process of its own, which has no compiler."""
+    script = """
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from utils import fast_layers
+sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+model, ids = LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)), torch.ones(1, 4, dtype=torch.long)
+expected = model(ids).logits
+assert fast_layers.compile_layers(model) == 0
+assert torch.equal(model(ids).logits, expected)
+"""
+    without = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=without, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("Layers are not compiled: ")
+
+
+@pytest.mark.skipif(" " in torch.__file__, reason="torch does not quote its own path for the linker")
 def test_compiled_layers_give_the_same_numbers_without_a_break(make):  # noqa: F811
     """Recomputed or not, in evaluation and training, for any length: all of it stays compiled."""
     torch._dynamo.reset()

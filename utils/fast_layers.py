@@ -72,14 +72,20 @@ def _one_product(layer, x, *args, **kwargs):
 
 
 def compile_layers(model) -> int:
-    """Compile each layer of the decoder for rows of any length, and return how many there are.
+    """Compile each layer of the decoder for rows of any length, and return how many were.
 
     A compiled layer fuses what stands between matrix products: norms, rotation, activation, sums. The first step
-    compiles; all layers share what was compiled.
+    compiles; all layers share what was compiled. Where nothing can be compiled, for want of a C++ compiler or because a
+    space in torch's own path breaks its linker's line, a sentence says so, and the layers stay as they are.
     """
     import torch._dynamo
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    try:
+        torch.compile(torch.nn.functional.silu)(torch.ones(64, device=model.device))
+    except RuntimeError as error:
+        print(f"Layers are not compiled: {str(error).strip().splitlines()[0]}")
+        return 0
     # One for each mixture of training or not, recomputed or not, with gradients or not: more than the 8 it would allow.
     torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
     layers = [it for it in model.modules() if isinstance(it, GradientCheckpointingLayer)]
