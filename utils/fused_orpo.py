@@ -28,6 +28,10 @@ REFUSAL = "The fused trainer does not serve {}: {}. Set TRAINER = 'trl'."
 CHUNK_ROWS = 512  # of logits that exist at a time: in fp32 263 MB at a vocabulary of 128,256
 
 
+class NotServed(ValueError):
+    """A model that the fused trainer would train wrongly; the message says why, and what to take instead."""
+
+
 @dataclass
 class PackingCollator:
     """Packs pairs into one row; `nll_group` pairs share one mean of the NLL, `None` for all of the micro-batch."""
@@ -206,7 +210,7 @@ class FusedORPOTrainer(ORPOTrainer):
         except (TypeError, ValueError, RuntimeError, AttributeError):
             far = moved = math.inf
         if not (far < (1e-3 if exact else 0.2) and moved < 1e-3):
-            raise ValueError(REFUSAL.format(type(self.causal).__name__, "its layers mix what stands in one row"))
+            raise NotServed(REFUSAL.format(type(self.causal).__name__, "its layers mix what stands in one row"))
         places = _places(batches[2]) - _places(batches[0])
         self.bytes_per_place = (more - some) / places / len(self.layers)  # without what is kept once
 
@@ -324,7 +328,7 @@ def _free_bytes(device) -> float:
 
 
 def refuse(model, arguments) -> None:
-    """Raise `ValueError` for a model that this trainer would train wrongly, saying what to take instead."""
+    """Raise `NotServed` for a model that this trainer would train wrongly, saying what to take instead."""
     config, head = model.config, model.get_output_embeddings()
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     window = window or getattr(config, "attention_chunk_size", None)
@@ -344,4 +348,4 @@ def refuse(model, arguments) -> None:
     }
     for reason, trips in reasons.items():
         if trips:
-            raise ValueError(REFUSAL.format(type(model).__name__, reason))
+            raise NotServed(REFUSAL.format(type(model).__name__, reason))

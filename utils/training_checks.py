@@ -143,13 +143,13 @@ def compare_trainers(model, arguments, pairs, tokenizer) -> str:
     Args:
         model, arguments, pairs, tokenizer: as the trainers take them; the model is left as it was.
     """
-    from utils.fused_orpo import FusedORPOTrainer
+    from utils.fused_orpo import FusedORPOTrainer, NotServed
 
     attention, two = model.config._attn_implementation, pairs.select(range(min(2, len(pairs))))
     try:
-        fused = FusedORPOTrainer(model=model, args=arguments, train_dataset=two, processing_class=tokenizer)
+        fused = FusedORPOTrainer(model, arguments, train_dataset=two, eval_dataset=two, processing_class=tokenizer)
         by_trl, by_fused = fused.losses_of_both(list(fused.train_dataset))
-    except ValueError as refusal:
+    except NotServed as refusal:
         return str(refusal)
     finally:
         model.set_attn_implementation(attention)
