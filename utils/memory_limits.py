@@ -107,7 +107,7 @@ def _halve(trainer, error: Exception) -> str:
     if not ran_out_of_memory(error):
         raise error
     if arguments.gradient_checkpointing and getattr(trainer, "keep_gb", 0) is None:
-        trainer.keep_gb = 0
+        vars(trainer)["keep_gb"] = 0  # which only the fused trainer has
         return "Out of memory: from here on every layer is recomputed."
     if pairs == 1:
         raise MemoryError(HOW) from error
