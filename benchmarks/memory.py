@@ -17,23 +17,17 @@ a step before the measured one makes what libraries allocate once.
 import argparse
 import multiprocessing
 import os
-import platform
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from utils import bases, memory, step_costs  # noqa: E402
+from utils import bases, environment, memory, step_costs  # noqa: E402
 
 LENGTHS = ROOT / "benchmarks" / "pair_lengths.json"
 TRAINERS = ("trl", "fused")
-LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
-# glibc keeps freed blocks for the next request, and the resident memory then hardly falls. With this, blocks from 64 kB
-# on come from the system and go back to it one by one: slower, but what is resident is what is allocated.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}
 
 
 def made_up_batch(shape: str, pairs: int) -> tuple[list[dict], int, int]:
@@ -67,17 +61,6 @@ def measure(shape: str, pairs: int, recompute: bool, name: str) -> dict[str, flo
     return {"above": peak.gb} | ({"whole": torch.cuda.max_memory_allocated() / 1e9} if on_gpu else {})
 
 
-def describe_machine() -> str:
-    """Name the processor that is measured, and the libraries' versions."""
-    import torch
-
-    info = Path("/proc/cpuinfo")  # of Linux
-    models = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(": ")[1] for line in models if line.startswith("model name")] or [platform.machine()]
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else models[0]
-    return ", ".join([name, *(f"{library} {version(library)}" for library in LIBRARIES)])
-
-
 def main() -> None:
     """Print a line for each case, with what was predicted beside what was measured."""
     import torch
@@ -90,10 +73,11 @@ def main() -> None:
     model = bases.skeleton(AutoConfig.for_model("llama", **step_costs.SHAPES[given.shape]))
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     whole = "   predicted  measured   ratio" if torch.cuda.is_available() else ""
-    print(f"{given.shape}, {dtype}, on {describe_machine()}; GB above the model{', then with it' if whole else ''}")
+    print(f"{given.shape}, {dtype}, on {environment.describe_machine()}")
+    print(f"GB above the model{', then with it' if whole else ''}")
     print(f"trainer  layers      pairs  longest  packed   predicted  measured   ratio{whole}", flush=True)
     cases = [(pairs, recompute, name) for pairs in given.pairs for recompute in (True, False) for name in TRAINERS]
-    os.environ |= MALLOC  # for the processes to come: the C library reads it when a program starts
+    os.environ |= memory.MALLOC  # for the processes to come: the C library reads it when a program starts
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["trl.experimental.orpo", "bitsandbytes"])  # imported once, not in each process
     with ProcessPoolExecutor(1 if whole else 2, mp_context=context, max_tasks_per_child=1) as pool:

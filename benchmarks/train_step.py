@@ -33,20 +33,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from utils import step_costs  # noqa: E402
+from utils import environment, memory, step_costs  # noqa: E402
 
 ALL, EIGHT = "fused, all recomputed", "fused, 8 pairs a pass"
 EXACT = (ALL, "fused", EIGHT)
 VARIANTS = ("trl", *EXACT, "fast", "liger", "unsloth")
-# glibc keeps what was freed for the next request: with this, blocks from 1 MB on go back to the system at once, and
-# what is resident is what is allocated. All variants are run with it.
-CHILD = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000"}
 TOLERANCE = 1e-5  # of a loss, where all is fp32
 # What is aimed at: shape, variant, key of its row, the least or the most that it may be, in words
 TARGETS = [
@@ -61,15 +57,6 @@ TARGETS = [
     ("llama3-8b", "fast", "speed", ">=", 4.0, "times the pairs per second of trl"),
     ("llama3-8b", "fast", "rate", ">=", 0.45, "of the measured matrix rate, on distinct tokens"),
 ]
-
-
-def compute_on() -> tuple:
-    """Return the device and the dtype that it computes in fastest: bf16, or fp16 before Ampere; fp32 on a CPU."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return "cpu", torch.float32
-    return "cuda", torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
 
 
 def liger_trainer():
@@ -109,7 +96,8 @@ def run_variant(name: str, options: dict, adapter_file: str) -> dict:
     if name == "fast":
         from utils import fast_layers
     torch.set_num_threads(os.cpu_count())
-    shape, (device, dtype) = step_costs.SHAPES[options["shape"]], compute_on()
+    shape, found = step_costs.SHAPES[options["shape"]], environment.find_device()
+    device, dtype = found.kind, getattr(torch, found.dtype)
     micro_batch, accumulation = options["micro_batch"], options["accumulation"]
     rows = step_costs.made_up_rows(step_costs.read_lengths(options["lengths"], options["pairs"]), shape["vocab_size"])
     tokens = step_costs.count_tokens(rows, micro_batch)
@@ -169,7 +157,9 @@ def measure(options, folder: Path) -> dict[str, list[dict]]:
             adapter, result = str(folder / f"{name}-{turn}.pt"), folder / f"{name}-{turn}.json"
             given = json.dumps(vars(options) | {"keep_gb": spare})
             command = [sys.executable, __file__, "--child", name, given, adapter, str(result)]
-            run = subprocess.run(command, env=CHILD, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
+            run = subprocess.run(
+                command, env=os.environ | memory.MALLOC, stdout=sys.stderr, stderr=subprocess.PIPE, text=True
+            )
             if result.exists():
                 found.append(json.loads(result.read_text()) | {"adapter": adapter})
             else:
@@ -221,22 +211,6 @@ def compare(results: dict[str, list[dict]], options, matrix_rate: float) -> list
 
 def _relative(found, expected) -> float:
     return float((found - expected).norm() / expected.norm())
-
-
-def environment() -> str:
-    """Describe the machine and the versions in one line."""
-    import torch
-
-    info = Path("/proc/cpuinfo")  # of Linux
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else [*names, "CPU"][0]
-    versions = []
-    for name in ("torch", "transformers", "trl", "peft", "bitsandbytes", "liger-kernel", "unsloth"):
-        try:
-            versions.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            pass
-    return f"{machine}, {os.cpu_count()} cores; {', '.join(versions)}"
 
 
 def lines_of(table: list[dict]) -> list[str]:
@@ -304,22 +278,24 @@ def read_options():
 
 def main() -> int:
     """Measure and print; return 1 if a variant crashed, or an exact one has other losses than `trl` in fp32."""
-    options, (device, dtype) = read_options(), compute_on()
-    print(environment())
+    import torch
+
+    options, device = read_options(), environment.find_device()
+    print(environment.describe_machine())
     with tempfile.TemporaryDirectory() as folder:
         results = measure(options, Path(folder))
-        rate = step_costs.measured_rates(device, dtype)["matrix"]
+        rate = step_costs.measured_rates(device.kind, getattr(torch, device.dtype))["matrix"]
         table = compare(results, options, rate)
     counts = next((row["tokens"] for row in table if "tokens" in row), {})
     told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
     print(f"{options.shape}, {options.pairs} pairs; tokens in batches of {options.micro_batch}: {told}")
-    print(f"matrix rate {rate / 1e12:.3g} TFLOP/s in {str(dtype).removeprefix('torch.')}")
+    print(f"matrix rate {rate / 1e12:.3g} TFLOP/s in {device.dtype}")
     said = verdicts(table, options.shape)
     print("\n".join([*lines_of(table), *said]))
-    wrong = wrong_losses(table) if device == "cpu" else []  # elsewhere 16 bits make a noise of their own
+    wrong = wrong_losses(table) if device.kind == "cpu" else []  # elsewhere 16 bits make a noise of their own
     print("".join(f"wrong: {name} has other losses than trl\n" for name in wrong), end="")
     if options.json:
-        about = {"environment": environment(), "options": vars(options), "matrix_rate": rate}
+        about = {"environment": environment.describe_machine(), "options": vars(options), "matrix_rate": rate}
         Path(options.json).write_text(json.dumps(about | {"table": table, "verdicts": said}, indent=2) + "\n")
     return int(bool(wrong) or any(row.get("failed", "").startswith("crashed") for row in table))
 

@@ -362,3 +362,11 @@ def test_artefacts_go_where_they_are_asked_to(tmp_path):
 def test_a_drive_that_is_not_mounted_is_not_taken_for_one(tmp_path):
     with pytest.raises(FileNotFoundError, match="Drive is not mounted"):
         environment.artifacts_folder(tmp_path, "/content/drive/MyDrive/orpo-course")
+
+
+def test_a_measurement_names_its_machine(monkeypatch):
+    line = environment.describe_machine()
+    assert f"{os.cpu_count()} cores; " in line and f"torch {version('torch')}" in line and f"trl {version('trl')}" in line
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA L4")
+    assert environment.describe_machine().startswith("NVIDIA L4, ")

@@ -50,6 +50,33 @@ def rows(count: int = 40) -> list[dict]:
     return [row | {"source": "my-notes"} for row in stand_ins.preference_pairs(count, seed=21)]
 
 
+# What Python runs when it starts: in a kernel, passes of more than two pairs find no memory.
+SHORT_OF_MEMORY = """
+import sys
+if any("ipykernel" in word for word in sys.orig_argv):
+    import torch
+    from trl.experimental.orpo import ORPOTrainer
+    stock = ORPOTrainer.get_batch_loss_metrics
+    def short_of_memory(trainer, model, batch, train_eval="train"):
+        if len(batch["prompt"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return stock(trainer, model, batch, train_eval)
+    ORPOTrainer.get_batch_loss_metrics = short_of_memory
+"""
+
+
+# --- memory ----------------------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_halves_the_pass_and_keeps_the_step(run, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SHORT_OF_MEMORY)
+    run("03", environment={"PYTHONPATH": str(tmp_path)}, NUM_PAIRS=32, NUM_EVAL_PAIRS=8)
+    (executed,) = tmp_path.glob("03_*.ipynb")
+    assert "Out of memory with 4 pairs x 2 passes a step: from here on 2 x 4" in executed.read_text()
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["micro_batch"], record["accumulation"], record["steps"]) == (2, 4, 4)
+
+
 # --- rows ------------------------------------------------------------------------------------------------------
 
 

@@ -122,7 +122,7 @@ print(peak.gb, sum(it.nbytes for it in model.parameters()) / 1e9)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be reset on Linux alone")
 def test_a_base_in_4_bits_never_exists_whole():
     # each block is given back when it is freed, so that resident is what is held
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    environment = os.environ | memory.MALLOC
     command = [sys.executable, "-c", PEAK, str(LARGER)]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
     assert run.returncode == 0, run.stderr

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,7 +128,8 @@ def test_the_exit_code_tells_of_wrong_losses_and_of_crashes(script, monkeypatch,
         stock = STOCK | {"adapter": str(tmp_path / "end"), "model_gb": None}
         return {"trl": [stock], "fused": [stock | {"losses": [9.0, 8.1 if wrong else 8.0]}]}
 
-    monkeypatch.setattr(script, "compute_on", lambda: ("cpu", torch.float32))
+    on_cpu = SimpleNamespace(kind="cpu", dtype="float32")
+    monkeypatch.setattr(script.environment, "find_device", lambda: on_cpu)
     monkeypatch.setattr(script.step_costs, "measured_rates", lambda *_: {"matrix": 1e12})
     monkeypatch.setattr(script, "measure", measured)
     monkeypatch.setattr(sys, "argv", ["train_step.py"])

@@ -7,6 +7,7 @@ without. Left out: the settings that follow from the device, which `profiles` ho
 import ast
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,6 +162,17 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def describe_machine() -> str:
+    """Name the processor, its cores and the installed versions in one line, as a measurement needs it."""
+    import torch
+
+    info = Path("/proc/cpuinfo")  # of Linux
+    models = re.findall(r"^model name\s*: (.+)", info.read_text() if info.exists() else "", re.MULTILINE)
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else [*models, "CPU"][0]
+    found = [f"{package} {number}" for package, number in versions().items() if number != "not installed"]
+    return f"{name}, {os.cpu_count()} cores; {', '.join(found)}"
 
 
 def record(**metrics) -> None:

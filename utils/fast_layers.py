@@ -8,16 +8,18 @@ kernels of one's own, and anything that changes what is computed.
 import types
 
 
-def speed_up(model, dtype):
-    """Apply all three tricks to a model with LoRA, in place, and return it.
+def speed_up(model, dtype, compiles: bool = True):
+    """Apply the tricks to a model with LoRA, in place, and return it.
 
     Args:
         model: a `peft` model, its base in 4 bits or whole.
         dtype: `torch.dtype` that the run computes in; with fp32 nothing is cast.
+        compiles: whether layers are compiled too, which a long run pays back and a few steps do not.
     """
     cast_frozen(model, dtype)
     fuse_lora(model)
-    compile_layers(model)
+    if compiles:
+        compile_layers(model)
     return model
 
 
