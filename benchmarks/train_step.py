@@ -43,6 +43,7 @@ from utils import environment, memory, step_costs  # noqa: E402
 ALL, EIGHT = "fused, all recomputed", "fused, 8 pairs a pass"
 EXACT = (ALL, "fused", EIGHT)
 VARIANTS = ("trl", *EXACT, "fast", "liger", "unsloth")
+CHILD = dict.fromkeys(memory.MALLOC, "1000000")  # blocks from 1 MB on, which costs no time
 TOLERANCE = 1e-5  # of a loss, where all is fp32
 # What is aimed at: shape, variant, key of its row, the least or the most that it may be, in words
 TARGETS = [
@@ -157,9 +158,7 @@ def measure(options, folder: Path) -> dict[str, list[dict]]:
             adapter, result = str(folder / f"{name}-{turn}.pt"), folder / f"{name}-{turn}.json"
             given = json.dumps(vars(options) | {"keep_gb": spare})
             command = [sys.executable, __file__, "--child", name, given, adapter, str(result)]
-            run = subprocess.run(
-                command, env=os.environ | memory.MALLOC, stdout=sys.stderr, stderr=subprocess.PIPE, text=True
-            )
+            run = subprocess.run(command, env=os.environ | CHILD, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
             if result.exists():
                 found.append(json.loads(result.read_text()) | {"adapter": adapter})
             else:

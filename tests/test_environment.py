@@ -366,7 +366,9 @@ def test_a_drive_that_is_not_mounted_is_not_taken_for_one(tmp_path):
 
 def test_a_measurement_names_its_machine(monkeypatch):
     line = environment.describe_machine()
-    assert f"{os.cpu_count()} cores; " in line and f"torch {version('torch')}" in line and f"trl {version('trl')}" in line
+    assert (
+        f"{os.cpu_count()} cores; " in line and f"torch {version('torch')}" in line and f"trl {version('trl')}" in line
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA L4")
     assert environment.describe_machine().startswith("NVIDIA L4, ")

@@ -29,8 +29,9 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 LOGITS_BYTES = {"trl": {4: 14, 2: 10}, "fused": {4: 8, 2: 10}}
 CHUNK_ROWS = 512  # of logits that exist at a time in `fused_orpo`
 # glibc keeps freed blocks for the next request, so that resident memory hardly falls. A process that starts with these
-# in its environment gives blocks from 1 MB on back at once: what is resident is what is allocated.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000"}
+# in its environment takes blocks from 64 kB on from the system and gives them back one by one: slower, but what is
+# resident is what is allocated.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}
 RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
