@@ -75,7 +75,61 @@ def test_every_value_has_a_source(name):
     assert all(row["source"] == sources[row["setting"]] for row in rows)
     shown = {row["setting"]: row["value"] for row in rows}
     assert shown["learning_rate"] == str(recipe.learning_rate)
-    assert shown["target_modules"] == "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+    assert shown["target_modules"] == ", ".join(recipe.target_modules)
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_a_recipe_departs_from_the_course_only_where_it_says_so(name):
+    """And what is said of Llama 3, its article and its data is said of no other base and no other data."""
+    course, recipe = recipes.RECIPES["course-llama3"], recipes.RECIPES[name]
+    departures = {key for key in SETTINGS if getattr(course, key) != getattr(recipe, key)}
+    assert departures <= set(dict(recipe.sources)) and set(dict(recipe.sources)) <= SETTINGS
+    of_the_data = {"dataset", "dataset_revision", "num_pairs"} if recipe.dataset != course.dataset else set()
+    of_the_base = {"base_model", "learning_rate", "beta"} if recipe.base_model != course.base_model else set()
+    assert of_the_data | of_the_base <= set(dict(recipe.sources))
+
+
+# Each row: what must be so for the run to be the one that the recipe is named after.
+NAMED = {
+    "lazyorpo-phi2": ("microsoft/phi-2", "argilla/dpo-mix-7k", 5e-6, 100, 4, 2048),
+    "paper-hh": ("microsoft/phi-2", "Anthropic/hh-rlhf", 8e-5, 10, 8, 1024),
+    "stack-llama2-dpo": ("NousResearch/Llama-2-7b-hf", "lvwerra/stack-exchange-paired", 8e-5, 100, 16, 1024),
+    "small": ("HuggingFaceTB/SmolLM2-135M", "argilla/dpo-mix-7k", 2e-4, 10, 8, 1024),
+}
+
+
+@pytest.mark.parametrize("name, values", NAMED.items())
+def test_a_recipe_has_the_values_of_the_run_it_is_named_after(name, values):
+    recipe, _ = recipes.resolve(name)
+    rate = recipe.learning_rate, recipe.warmup_steps
+    assert (recipe.base_model, recipe.dataset, *rate, recipe.effective_batch, recipe.max_length) == values
+    assert (recipe.dataset_revision, recipe.num_epochs) == (None, 1)
+
+
+def test_the_recipe_of_stack_llama_trains_what_the_example_trains():
+    recipe = recipes.RECIPES["stack-llama2-dpo"]
+    assert recipe.target_modules == ("q_proj", "v_proj") and (recipe.lora_r, recipe.lora_alpha) == (8, 16)
+    assert (recipe.sft_learning_rate, recipe.dpo_learning_rate) == (1e-4, 5e-4)
+    assert recipe.stream_rows > recipe.num_pairs + recipe.num_eval_pairs == 16_200
+    others = [other for other in recipes.RECIPES.values() if other != recipe]
+    assert {(other.sft_learning_rate, other.dpo_learning_rate) for other in others} == {(2e-4, 5e-6), (2e-4, 5e-5)}
+    assert {other.stream_rows for other in others} == {None}
+
+
+def test_a_recipe_whose_data_have_a_warning_says_it():
+    warned = [recipe for recipe in recipes.RECIPES.values() if recipe.warning]
+    assert [recipe.name for recipe in warned] == ["paper-hh"]
+    assert "warns against supervised training" in warned[0].warning
+    assert recipes.as_dict(warned[0])["warning"] == warned[0].warning
+    other, _ = recipes.resolve("paper-hh", dataset="argilla/dpo-mix-7k")
+    assert not other.warning and "warning" not in recipes.as_dict(other)
+    assert recipes.resolve("course-llama3", dataset="Anthropic/hh-rlhf")[0].warning == warned[0].warning
+
+
+def test_another_data_set_than_a_recipes_is_not_streamed():
+    recipe, sources = recipes.resolve("stack-llama2-dpo", dataset="argilla/dpo-mix-7k")
+    assert recipe.stream_rows is None and sources["stream_rows"] == recipes.DEFAULT_SOURCES["stream_rows"]
+    assert recipes.resolve("stack-llama2-dpo")[0].stream_rows == 30_000
 
 
 def test_another_data_set_drops_the_recipes_revision():
@@ -173,9 +227,9 @@ def test_an_unknown_profile_is_refused_with_those_there_are():
 @pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=lambda recipe: recipe.name)
 @pytest.mark.parametrize("profile", profiles.PROFILES.values(), ids=lambda profile: profile.name)
 def test_a_step_sees_the_same_pairs_on_every_gpu(profile, recipe):
-    assert recipe.effective_batch == 8
+    batch = recipe.effective_batch
     for trainer in ("trl", "fused", "fast"):
-        assert profiles.accumulation(profile, 8, trainer) * profile.pairs_in_a_pass(trainer, 8) == 8
+        assert profiles.accumulation(profile, batch, trainer) * profile.pairs_in_a_pass(trainer, batch) == batch
 
 
 def test_a_small_batch_is_one_pass():

@@ -22,7 +22,7 @@ from utils.practice_hub import PracticeHub
 from utils.preference_data import to_pair
 
 MESSAGES = [{"content": "text", "role": "text"}]
-MODELS = ["small_base", "small_phi", "small_qwen2", "small_llama2"]
+MODELS = ["small_base", "small_phi", "small_qwen2", "small_llama2", "small_smollm2"]
 
 
 @cache
@@ -61,6 +61,11 @@ def qwen() -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def llama2() -> SimpleNamespace:
     return load("small_llama2")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> SimpleNamespace:
+    return load("small_smollm2")
 
 
 # --- data sets -------------------------------------------------------------------------------------------------
@@ -153,6 +158,7 @@ LICENCES = {
     "small_phi": "mit",
     "small_qwen2": "apache-2.0",
     "small_llama2": "apache-2.0",
+    "small_smollm2": "apache-2.0",
     "orpo_mix": "apache-2.0",
     "dpo_mix": "mit",
     "truthy_dpo": "cc-by-4.0",
@@ -284,7 +290,8 @@ def test_the_series_gets_what_it_asks_for_and_no_more(tmp_path):
         "google/IFEval",
     ]
     course = {("dataset", name) for name in mixes + benchmarks}
-    assert set(hub.repos) == course | {("model", "NousResearch/Meta-Llama-3-8B")}
+    bases = {("model", "NousResearch/Meta-Llama-3-8B"), ("model", "HuggingFaceTB/SmolLM2-135M")}
+    assert set(hub.repos) == course | bases
 
 
 def test_others_are_published_by_name(tmp_path):
@@ -292,6 +299,7 @@ def test_others_are_published_by_name(tmp_path):
     names = (
         "microsoft/phi-2",
         "Qwen/Qwen2.5-0.5B",
+        "NousResearch/Llama-2-7b-hf",
         "jondurbin/truthy-dpo-v0.1",
         "Anthropic/hh-rlhf",
         "lvwerra/stack-exchange-paired",
@@ -381,6 +389,18 @@ def test_phi_has_rows_that_no_token_uses(phi):
         assert phi.tensors[tensor]["shape"][0] == rows
 
 
+def test_smollm2s_tokenizer_has_special_tokens_of_code_and_none_to_pad_with(smollm2):
+    tokenizer, end = smollm2.tokenizer, "<|endoftext|>"
+    special = special_tokens(tokenizer)
+    assert special[:3] == [end, "<|im_start|>", "<|im_end|>"] and special[-1] == "<empty_output>" and len(special) == 17
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token) == (end, end, end)
+    assert tokenizer.pad_token is None and tokenizer.chat_template is None
+    assert not [token for token in special if re.search("pad|reserved|unk", token)]
+    assert tokenizer.tokenize("<|im_start|>user")[0] == "<|im_start|>"  # a mark, as in Qwen's
+    assert tokenizer.tokenize("in 2024")[-4:] == ["2", "0", "2", "4"]
+    assert smollm2.network.config.vocab_size == len(tokenizer) == 768  # each row has its token: none is to spare
+
+
 def test_qwens_tokenizer_begins_with_nothing_and_pads_with_the_end(qwen):
     tokenizer = qwen.tokenizer
     assert tokenizer.bos_token is None
@@ -457,6 +477,15 @@ def test_qwens_head_is_its_embedding(qwen):
     biases = {name.split(".")[-2] for name in qwen.tensors if name.endswith(".bias")}
     assert biases == {"q_proj", "k_proj", "v_proj"}
     assert qwen.network.config.vocab_size > len(qwen.tokenizer)
+
+
+def test_smollm2_is_a_llama_whose_head_is_its_embedding(smollm2):
+    config = smollm2.network.config
+    assert config.architectures == ["LlamaForCausalLM"] and config.tie_word_embeddings
+    assert config.num_key_value_heads < config.num_attention_heads and config.max_position_embeddings == 8192
+    assert "lm_head.weight" not in smollm2.tensors and not [name for name in smollm2.tensors if name.endswith(".bias")]
+    head, embedding = smollm2.network.lm_head.weight, smollm2.network.model.embed_tokens.weight
+    assert head.data_ptr() == embedding.data_ptr()
 
 
 def test_the_small_llama_2_has_a_context_of_512(llama2):

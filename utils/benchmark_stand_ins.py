@@ -115,6 +115,17 @@ def items(repo_id: str, split: str) -> list[dict]:
     ]
 
 
+def multiple_choice() -> list[dict]:
+    """Return TruthfulQA's items as its configuration for lm-eval has them: answers, and which are right."""
+    rows = []
+    for item in items(TRUTHFUL_QA, "validation"):
+        right, wrong = item["correct_answers"], item["incorrect_answers"]
+        one = {"choices": [right[0], *wrong], "labels": [1] + [0] * len(wrong)}
+        every = {"choices": right + wrong, "labels": [1] * len(right) + [0] * len(wrong)}
+        rows.append({"question": item["question"], "mc1_targets": one, "mc2_targets": every})
+    return rows
+
+
 def _gsm8k(question: str, number: int, who: str, what: str) -> dict:
     a, b = number + 3, number + 2
     if "weekday" in question:

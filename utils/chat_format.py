@@ -59,7 +59,7 @@ def choose_pad_token(tokenizer, embedding_rows: int | None = None) -> str:
     special = {
         i: str(token) for i, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special and i not in taken
     }
-    for wanted in ("pad", "reserved", "unk"):
+    for wanted in ("pad", "reserved", "unk", "empty"):  # SmolLM2 has <empty_output>, for notebooks
         for token in special.values():
             if wanted in token:
                 return token

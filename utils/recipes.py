@@ -1,89 +1,15 @@
-"""Named sets of training values, each value with its source.
+"""What decides a value: an explicit parameter that is not `None`, else the recipe, else the defaults.
 
-What decides a value: an explicit parameter that is not `None`, else the recipe, else the defaults of `course-llama3`.
+The defaults are those of `course-llama3`, and the recipes, each value with its source, stand in `recipe_book`.
 Hardware decides nothing here: see `profiles`.
 """
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
-LABONNE = "Labonne 2024, huggingface.co/blog/mlabonne/orpo-llama-3"
+from utils.recipe_book import ATTENTION, DEFAULT_SOURCES, MLP, RECIPES, Recipe
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what a run learns; `sources` says where each departure from the defaults comes from."""
-
-    name: str = "course-llama3"
-    base_model: str = "NousResearch/Meta-Llama-3-8B"
-    dataset: str = "mlabonne/orpo-dpo-mix-40k"
-    dataset_revision: str | None = "v1.0"
-    dataset_config: str | None = None
-    dataset_split: str = "train"
-    num_pairs: int | None = 1000
-    num_eval_pairs: int = 200
-    learning_rate: float = 8e-5
-    lr_scheduler_type: str = "linear"
-    warmup_steps: int = 10
-    beta: float = 0.1
-    num_epochs: float = 1.0
-    effective_batch: int = 8
-    max_length: int = 1024
-    truncate_answers: bool = False
-    lora_r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
-    target_modules: tuple[str, ...] = ATTENTION + MLP
-    optim: str = "paged_adamw_8bit"
-    sources: tuple[tuple[str, str], ...] = ()
-
-
-DEFAULT_SOURCES = {
-    "base_model": "ungated mirror of meta-llama/Meta-Llama-3-8B",
-    "dataset": LABONNE,
-    "dataset_revision": "the 39,703 rows of the article; main has 44,245",
-    "dataset_config": "the data set has only one",
-    "dataset_split": "its only one",
-    "num_pairs": LABONNE,
-    "num_eval_pairs": "an accuracy from 200 rows is known within 7 points, from 10 rows within 31 (95 %, binomial)",
-    "learning_rate": "TRL's ORPO example script for LoRA; the article's 8e-6 is a rate for full fine-tuning",
-    "lr_scheduler_type": LABONNE,
-    "warmup_steps": LABONNE,
-    "beta": "lambda of Mistral-ORPO in the paper, arXiv 2403.07691",
-    "num_epochs": LABONNE,
-    "effective_batch": LABONNE + ": 2 pairs x 4 accumulation",
-    "max_length": LABONNE,
-    "truncate_answers": "a cut answer has no end token to learn",
-    "lora_r": LABONNE,
-    "lora_alpha": LABONNE,
-    "lora_dropout": "TRL disables dropout (disable_dropout=True), so any other value would be inert",
-    "target_modules": LABONNE,
-    "optim": LABONNE,
-}
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in [
-        Recipe(),
-        Recipe(
-            name="article-llama3",
-            num_pairs=990,
-            num_eval_pairs=10,
-            learning_rate=8e-6,
-            truncate_answers=True,
-            lora_dropout=0.05,
-            sources=(
-                ("num_pairs", f"{LABONNE}: 99 % of 1,000"),
-                ("num_eval_pairs", f"{LABONNE}: 1 % of 1,000"),
-                ("learning_rate", LABONNE),
-                ("truncate_answers", LABONNE),
-                ("lora_dropout", f"{LABONNE}; inert, see lora_dropout of course-llama3"),
-            ),
-        ),
-    ]
-}
+__all__ = ["ATTENTION", "DEFAULT_SOURCES", "MLP", "RECIPES", "Recipe"]  # so that one import is enough
 
 
 def resolve(name: str, **parameters) -> tuple[Recipe, dict[str, str]]:
@@ -116,12 +42,13 @@ def resolve(name: str, **parameters) -> tuple[Recipe, dict[str, str]]:
             raise ValueError(f"{key.upper()} = {given[key]} leaves nothing to do: set it to 1 or more, or None.")
     changed = {}
     if given.get("dataset", recipe.dataset) != recipe.dataset:  # the recipe's tag and number say nothing about it
-        recipe = replace(recipe, dataset_revision=None, num_pairs=None)
+        recipe = replace(recipe, dataset_revision=None, num_pairs=None, stream_rows=None)
         changed = {
             "dataset_revision": "main, as it is today; a local file has none",
             "dataset_config": "the only one, or the one called default",
             "dataset_split": "the usual name",
             "num_pairs": "all of your data",
+            "stream_rows": DEFAULT_SOURCES["stream_rows"],
         }
     sources = DEFAULT_SOURCES | dict(recipe.sources) | changed | {key: "your parameter" for key in given}
     return replace(recipe, **given), sources
@@ -186,5 +113,6 @@ def as_rows(recipe: Recipe, sources: dict[str, str]) -> list[dict[str, str]]:
 
 
 def as_dict(recipe: Recipe) -> dict:
-    """Return a recipe's values without their sources, ready for JSON."""
-    return {key: value for key, value in asdict(recipe).items() if key != "sources"}
+    """Return a recipe's values without their sources, ready for JSON; with `warning` if its data have one."""
+    values = {key: value for key, value in asdict(recipe).items() if key != "sources"}
+    return values | ({"warning": recipe.warning} if recipe.warning else {})

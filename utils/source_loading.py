@@ -1,4 +1,4 @@
-"""Finds sources and benchmarks on the Hub, and loads a source's rows: memory-mapped, or streamed if it is too large.
+"""Finds sources and benchmarks on the Hub, and loads rows, of a source or a recipe: streamed if they are too many.
 
 Left out: what rows become, see `sources` and `mixing`.
 """
@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import dataclass
 
 from utils import hub_access, preference_data
-from utils.sources import TEXTS, Source
+from utils.sources import OTHERS, TEXTS, Source
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,32 @@ def load(source: Source, origin: Origin, token: str | None = None, seed: int = 4
     rows = rows.select_columns(source.needs)
     _check_types(source, rows)
     return source, rows
+
+
+def load_recipe(recipe, commit: str | None, token: str | None = None, seed: int = 42):
+    """Load the raw rows of a recipe's data: whole, or of a data set that is too large so many as the recipe says.
+
+    Args:
+        recipe: a `utils.recipes.Recipe`.
+        commit: of its data set; `None` for a folder or file.
+        token: Hub token.
+        seed: of the choice among rows that are streamed.
+
+    Returns:
+        (rows to train on, rows to test on or `None`), as `utils.preference_data.load_splits` does.
+
+    Raises:
+        ValueError, FileNotFoundError, PermissionError, ConnectionError: see `load`, or `load_splits`.
+    """
+    from dataclasses import replace
+
+    known = [source for source in OTHERS if source.streamed_rows and source.repository == recipe.dataset]
+    if not known:
+        where = recipe.dataset, commit, recipe.dataset_split, recipe.dataset_config, token
+        return preference_data.load_splits(*where)
+    source = replace(known[0], streamed_rows=recipe.stream_rows or known[0].streamed_rows)
+    source, rows = load(source, Origin(commit, "", "", 0.0, None), token, seed)
+    return rows.rename_columns({theirs: ours for ours, theirs in source.columns.items()}), None
 
 
 def _open(source: Source, origin: Origin, token: str | None, seed: int):

@@ -23,11 +23,13 @@ from utils.source_stand_ins import SOURCES, STACK_EXCHANGE, TRUTHY_DPO
 BASE_MODEL = "NousResearch/Meta-Llama-3-8B"
 PHI = "microsoft/phi-2"
 QWEN = "Qwen/Qwen2.5-0.5B"
+LLAMA_2 = "NousResearch/Llama-2-7b-hf"
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M"
 ORPO_MIX = "mlabonne/orpo-dpo-mix-40k"
 DPO_MIX = "argilla/dpo-mix-7k"
 HH_RLHF = "Anthropic/hh-rlhf"
 # What the series asks for by itself; the others are there to be chosen.
-COURSE = (BASE_MODEL, ORPO_MIX, DPO_MIX, *(name for name in SOURCES if name != STACK_EXCHANGE), *BENCHMARKS)
+COURSE = (BASE_MODEL, SMOLLM2, ORPO_MIX, DPO_MIX, *(name for name in SOURCES if name != STACK_EXCHANGE), *BENCHMARKS)
 
 
 def _version(*modules: str) -> str:
@@ -47,9 +49,15 @@ _LLAMA_3_WORDS = (  # numbers of up to three digits
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN_WORDS = _LLAMA_3_WORDS.replace("{1,3}", "")  # digit by digit
+_SMOLLM2_WORDS = _GPT_2_WORDS.replace(r" ?\p{N}+", r"\p{N}")  # digit by digit
 _QWEN_SPECIAL = (
     "endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start quad_end "
     "vision_start vision_end vision_pad image_pad video_pad"
+)
+_SMOLLM2_SPECIAL = (
+    "<|endoftext|> <|im_start|> <|im_end|> <repo_name> <reponame> <file_sep> <filename> <gh_stars> <issue_start> "
+    "<issue_comment> <issue_closed> <jupyter_start> <jupyter_text> <jupyter_code> <jupyter_output> <jupyter_script> "
+    "<empty_output>"
 )
 _QWEN_ORDINARY = "fim_prefix fim_middle fim_suffix fim_pad repo_name file_sep"  # not special in the real one either
 _CHATML = (  # what Qwen2.5 ships, without its tools
@@ -87,6 +95,13 @@ def qwen_tokenizer(texts: list[str]):
     return _finish(core, special, ["<tool_call>", "</tool_call>", *ordinary], **names)
 
 
+def smollm2_tokenizer(texts: list[str]):
+    """Train a tokenizer like SmolLM2's: the end token begins and is unknown too, no token pads, and no row is spare."""
+    special, end = _SMOLLM2_SPECIAL.split(), "<|endoftext|>"
+    core = _byte_level([text.replace("<|im_start|>", "") for text in texts], _SMOLLM2_WORDS, 768 - len(special))
+    return _finish(core, special, bos_token=end, eos_token=end, unk_token=end, model_max_length=8192)
+
+
 def llama_2_tokenizer(texts: list[str]):
     """Train a tokenizer like Llama 2's: words begin with `▁`, unknown characters become bytes, and no token pads."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -108,8 +123,8 @@ def llama_2_tokenizer(texts: list[str]):
     return _finish(tokenizer, special, begins=True, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
-def _byte_level(texts: list[str], words: str):
-    """Train 704 byte-level tokens on texts that the regular expression `words` cuts first."""
+def _byte_level(texts: list[str], words: str, size: int = 704):
+    """Train so many byte-level tokens on texts that the regular expression `words` cuts first."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -121,7 +136,7 @@ def _byte_level(texts: list[str], words: str):
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     texts = [text.replace(END_TOKEN, "") for text in texts]  # a special token, not text to learn merges from
     tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=704, initial_alphabet=alphabet, show_progress=False)
+        texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     )
     return tokenizer
 
@@ -191,9 +206,17 @@ def small_qwen2(cache: str | Path | None = None, seed: int = 0) -> Path:
 
 
 def small_llama2(cache: str | Path | None = None, seed: int = 0) -> Path:
-    """Build a small Llama 2 the way of `small_base`, with a context of 512; no repository has its name."""
-    name, shape = "a small Llama with a context of 512", {"max_position_embeddings": 512}
-    return _small_model("small-llama2", cache, seed, name, "apache-2.0", llama_2_tokenizer, "llama", shape)
+    """Build a small Llama 2 the way of `small_base`; its context is an eighth of the real one's, so that it cuts."""
+    shape = {"max_position_embeddings": 512}
+    return _small_model("small-llama2", cache, seed, LLAMA_2, "apache-2.0", llama_2_tokenizer, "llama", shape)
+
+
+def small_smollm2(cache: str | Path | None = None, seed: int = 0) -> Path:
+    """Build a small SmolLM2 the way of `small_base`: a Llama whose head is the embedding itself."""
+    rope = {"rope_type": "default", "rope_theta": 100000.0}
+    shape = {"num_key_value_heads": 1, "max_position_embeddings": 8192, "rope_parameters": rope}
+    shape["tie_word_embeddings"] = True
+    return _small_model("small-smollm2", cache, seed, SMOLLM2, "apache-2.0", smollm2_tokenizer, "llama", shape)
 
 
 def _small_model(
@@ -317,7 +340,12 @@ def benchmark(repo_id: str, cache: str | Path | None = None) -> Path:
         for split in items:
             _write_split(folder, f"{files.folder}/{split}", items[split], files.int32)
         paths = [{"split": split, "path": f"{files.folder}/{split}-*"} for split in items]
-        _write_card(folder, repo_id, files.licence, configs=[{"config_name": files.config, "data_files": paths}])
+        configs = [{"config_name": files.config, "data_files": paths}]
+        if repo_id == benchmark_stand_ins.TRUTHFUL_QA:
+            _write_split(folder, "multiple_choice/validation", benchmark_stand_ins.multiple_choice())
+            paths = [{"split": "validation", "path": "multiple_choice/validation-*"}]
+            configs.append({"config_name": "multiple_choice", "data_files": paths})
+        _write_card(folder, repo_id, files.licence, configs=configs)
 
     return _cached(repo_id.split("/")[1].lower(), cache, 0, build, DATA_VERSION)
 
@@ -327,6 +355,8 @@ STAND_INS = {
     BASE_MODEL: ("model", small_base, None),
     PHI: ("model", small_phi, None),
     QWEN: ("model", small_qwen2, None),
+    LLAMA_2: ("model", small_llama2, None),
+    SMOLLM2: ("model", small_smollm2, None),
     ORPO_MIX: ("dataset", orpo_mix, "v1.0"),
     DPO_MIX: ("dataset", dpo_mix, None),
     HH_RLHF: ("dataset", hh_rlhf, None),
