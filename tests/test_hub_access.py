@@ -224,3 +224,26 @@ def test_a_data_set_that_is_not_there_is_told_as_one(hub, tmp_path):
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="has no dataset 'learner/not-made'"):
         hub_access.commit_files(tmp_path, "learner/not-made", ["*"], "practice-write", repo_type="dataset")
+
+
+def test_a_space_is_made_private_and_its_files_go_up(hub, tmp_path):
+    """The Hub refuses a Space without an SDK."""
+    space = "learner/a-chat"
+    hub_access.create_repository(space, "practice-write", repo_type="space")
+    hub_access.create_repository(space, "practice-write", repo_type="space")  # it is there
+    assert hub.repos["space", space]["private"] and ("model", space) not in hub.repos
+    (tmp_path / "app.py").write_text("print(1)\n")
+    (tmp_path / "token.env").write_text("secret\n")
+    hub_access.commit_files(tmp_path, space, ["app.py"], "practice-write", repo_type="space")
+    assert set(hub.files(space, repo_type="space")) - {".gitattributes", "README.md"} == {"app.py"}
+    assert hub_access.page(space, "space") == f"{hub.url}/spaces/{space}"
+    assert hub_access.page("a/b") == f"{hub.url}/a/b" and hub_access.page("a/b", "dataset") == f"{hub.url}/datasets/a/b"
+
+
+def test_a_repository_states_its_licence(hub):
+    assert hub_access.stated_licence(stand_ins.ORPO_MIX, "main", "dataset") == "apache-2.0"
+    assert hub_access.stated_licence("pairs.jsonl", None, "dataset") is None
+    hub.add_repo("learner/unlicensed", "dataset", exist_ok=True)
+    assert hub_access.stated_licence("learner/unlicensed", "main", "dataset") == "not stated"
+    with pytest.raises(FileNotFoundError, match="no dataset 'learner/missing'"):
+        hub_access.stated_licence("learner/missing", "main", "dataset")

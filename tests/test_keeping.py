@@ -14,11 +14,18 @@ from huggingface_hub import HfApi
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from utils import environment, hub_access, keeping, training_checks
+from utils import hub_access, keeping, training_checks
 
 WRITE = "practice-write"
 STEPS, SAVE_STEPS = 6, 2
-TALKS = [[{"role": "user", "content": "Kept?"}, {"role": "assistant", "content": "Kept."}]]
+PAIRS = [
+    {
+        "source": "notes",
+        "prompt": [{"role": "user", "content": "Kept?"}],
+        "chosen": [{"role": "assistant", "content": "Kept."}],
+        "rejected": [{"role": "assistant", "content": "Who knows."}],
+    }
+]
 RESUMING = {
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -204,7 +211,7 @@ def run_folder(tmp_path):
         (place / "run.json").write_text('{"seed": 42}')
         for name in ("training_args.bin", "optimizer.pt", "secrets.env"):
             (place / name).write_bytes(b"not for the Hub")
-    (folder / "held_out.json").write_text(json.dumps(TALKS))
+    (folder / "held_out.json").write_text(json.dumps(PAIRS))
     for name in ("wandb/run-1/files/config.json", "checkpoints/checkpoint-1/trainer_state.json"):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text("{}")
@@ -256,22 +263,22 @@ def test_a_public_repository_is_refused(hub, run_folder, tmp_path, capsys):
 def test_the_adapter_is_found_in_all_its_forms(hub, run_folder, tmp_path):
     adapter, elsewhere = run_folder / "adapter", tmp_path / "elsewhere" / "run"
     record = {"seed": 42}
-    assert keeping.find_adapter(None, run_folder) == (adapter, record, TALKS)
-    assert keeping.find_adapter(str(run_folder), elsewhere) == (adapter, record, TALKS)
-    assert keeping.find_adapter(str(adapter), elsewhere) == (adapter, record, TALKS)
+    assert keeping.find_adapter(None, run_folder) == (adapter, record, PAIRS)
+    assert keeping.find_adapter(str(run_folder), elsewhere) == (adapter, record, PAIRS)
+    assert keeping.find_adapter(str(adapter), elsewhere) == (adapter, record, PAIRS)
 
     commit = keeping.keep_run(run_folder, "learner/kept-run", WRITE)
-    folder, run, talks = keeping.find_adapter("learner/kept-run", elsewhere, WRITE)
+    folder, run, pairs = keeping.find_adapter("learner/kept-run", elsewhere, WRITE)
     assert folder == elsewhere.parent / f"learner--kept-run-{commit[:8]}" / "adapter"
-    assert (run, talks) == (record, TALKS)
+    assert (run, pairs) == (record, PAIRS)
     for name in KEPT_RUN:
         assert (folder.parent / name).read_bytes() == (run_folder / name).read_bytes()
 
     api = HfApi(token=WRITE)
     api.create_repo("learner/published", private=True)
     api.upload_folder(repo_id="learner/published", folder_path=adapter, ignore_patterns=["*.env"])
-    folder, run, talks = keeping.find_adapter("learner/published", elsewhere, WRITE)
-    assert run == record and [talk[-1]["content"] for talk in talks] == environment.course_prompts()
+    folder, run, pairs = keeping.find_adapter("learner/published", elsewhere, WRITE)
+    assert run == record and pairs == []
     came = {path.name for path in folder.iterdir() if path.is_file()}
     assert came == {name.split("/")[1] for name in KEPT_RUN if "/" in name}  # and none of the pickles
 

@@ -28,13 +28,24 @@ def cache_folder() -> Path:
 
 def page(repo_id: str, repo_type: str = "model") -> str:
     """Return the address of a repository's page."""
-    return f"{hub_url()}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+    return f"{hub_url()}/{'' if repo_type == 'model' else repo_type + 's/'}{repo_id}"
 
 
 def way_in(repo_id: str, repo_type: str = "model") -> str:
     """Say how to get at a gated repository: its page, and an ungated mirror if one is known."""
     mirror = f"use its ungated mirror {MIRRORS[repo_id]}" if repo_id in MIRRORS else "choose another"
     return f"accept its licence at {page(repo_id, repo_type)} with the account of your HF_TOKEN, or {mirror}"
+
+
+def stated_licence(repo_id: str, commit: str | None, repo_type: str = "model", token: str | None = None) -> str | None:
+    """Return the licence that a repository states, as its tag writes it, or "not stated"; `None` without a commit."""
+    from huggingface_hub import HfApi
+
+    if commit is None:  # a folder or a file, of which nobody states one
+        return None
+    with in_one_sentence(repo_id, repo_type, commit):
+        tags = HfApi(token=token).repo_info(repo_id, revision=commit, repo_type=repo_type).tags or []
+    return next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), "not stated")
 
 
 def hub_identity(token: str | None) -> dict | None:
@@ -143,7 +154,7 @@ def resolve_revision(
 
 
 def create_repository(repo_id: str, token: str | None, private: bool = True, repo_type: str = "model") -> None:
-    """Make a repository, if it is not there.
+    """Make a repository, if it is not there; a Space is made for Gradio.
 
     Raises:
         PermissionError: if it should be private, and is there and public; see `in_one_sentence` for the others.
@@ -151,8 +162,9 @@ def create_repository(repo_id: str, token: str | None, private: bool = True, rep
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
+    sdk = "gradio" if repo_type == "space" else None
     with in_one_sentence(repo_id, repo_type):
-        api.create_repo(repo_id, private=private, exist_ok=True, repo_type=repo_type)
+        api.create_repo(repo_id, private=private, exist_ok=True, repo_type=repo_type, space_sdk=sdk)
         public = private and not api.repo_info(repo_id, repo_type=repo_type).private
     if public:
         raise PermissionError(
@@ -181,7 +193,7 @@ def commit_files(
         token: Hub token that may write.
         below: folder of the repository that they go to, with a slash at its end.
         replaces: patterns of paths in the repository; what is there, but not in this upload, is deleted.
-        repo_type: "model" or "dataset".
+        repo_type: "model", "dataset" or "space".
 
     Returns:
         The commit, 40 hex digits.

@@ -151,14 +151,13 @@ def find_run(given: str | None, run_folder, token: str | None = None, needs=("ru
     return folder
 
 
-def find_adapter(given: str | None, run_folder, token: str | None = None) -> tuple[Path, dict, list[list[dict]]]:
-    """Find a trained adapter as `find_run` does, the record of its run, and prompts that it was not trained on.
+def find_adapter(given: str | None, run_folder, token: str | None = None) -> tuple[Path, dict, list[dict]]:
+    """Find a trained adapter as `find_run` does, the record of its run, and the pairs that the run held out.
 
     Returns:
-        (adapter's folder, contents of `run.json`, conversations that the run held out, or else the course's prompts).
+        (adapter's folder, contents of `run.json`, pairs as of `utils.preference_data`, short ones first; none if the
+        adapter came without them, as a published one does).
     """
-    from utils.environment import course_prompts
-
     folder = find_run(given, run_folder, token, needs=("adapter/run.json", "run.json"))
     folder = folder / "adapter" if (folder / "adapter").exists() else folder
     if not (folder / "adapter_config.json").exists() or not (folder / "run.json").exists():
@@ -166,8 +165,7 @@ def find_adapter(given: str | None, run_folder, token: str | None = None) -> tup
     whole = folder.parent / "run.json" if folder.name == "adapter" else folder / "run.json"
     record, held_out = whole if whole.exists() else folder / "run.json", folder.parent / "held_out.json"
     run = json.loads(record.read_text())
-    talks = [[{"role": "user", "content": prompt}] for prompt in course_prompts()]
-    return folder, run, json.loads(held_out.read_text()) if held_out.exists() else talks
+    return folder, run, json.loads(held_out.read_text()) if held_out.exists() else []
 
 
 def _send(folder: Path, repo_id: str, patterns: list[str], token: str | None, below="", replaces=None) -> str:

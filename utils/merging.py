@@ -1,16 +1,17 @@
-"""From adapter to published model: proof of the merge, the model card, the push, and the check of what arrived.
+"""From adapter to published model: proof of the merge, the licence, the push, and the check of what arrived.
 
-The merge itself is two lines and stands in notebook 05. Left out: merging into quantised weights, and any file that
-is not on the list.
+The merge itself is two lines and stands in notebook 05, the card is `model_card`'s. Left out: merging into quantised
+weights, and any file that is not on the list.
 """
 
 from fnmatch import fnmatch
 from pathlib import Path
 
-from utils import bases, hub_access
+from utils import hub_access
 
 TEXT_FILES = [
     "README.md",
+    "curves.png",
     "LICENSE*",
     "USE_POLICY*",
     "tokenizer*.json",
@@ -23,6 +24,7 @@ MERGED_FILES = [
     "model.safetensors.index.json",
     "config.json",
     "generation_config.json",
+    "merge.json",
     *TEXT_FILES,
 ]
 
@@ -106,46 +108,6 @@ def copy_licence(base_model: str, revision: str | None, folder: Path, token: str
         source = local / name if local.is_dir() else hf_hub_download(base_model, name, revision=revision, token=token)
         shutil.copyfile(source, folder / name)
     return names
-
-
-def model_card(repo_id: str, run: dict, parity: dict[str, float] | None = None) -> str:
-    """Write a model card from what the run recorded, on the template `model_card.md`.
-
-    Args:
-        repo_id: the repository it describes.
-        run: contents of `run.json`, as notebook 03 writes it.
-        parity: of `compare`, for a merged model; `None` for an adapter.
-
-    Returns:
-        Markdown with YAML front matter.
-    """
-    from huggingface_hub import ModelCard, ModelCardData
-
-    base, public = run["recipe"]["base_model"], run["revisions"]["base_model"] is not None
-    licence = bases.llama_licence(base, run.get("licence")) or run.get("licence") if public else None
-    data = ModelCardData(
-        base_model=base if public else None,  # a folder's path is nobody else's business
-        datasets=_datasets(run) or None,
-        library_name="transformers" if parity else "peft",
-        license=None if licence == "not stated" else licence,
-        pipeline_tag="text-generation",
-        tags=["orpo", "trl"],
-    )
-    llama = bases.llama_licence(base, run.get("licence"))
-    template = Path(__file__).with_name("model_card.md")
-    name = repo_id.split("/")[-1]
-    sources = {
-        part: run["recipe"][key] if run["revisions"][key] else Path(run["recipe"][key]).name
-        for part, key in (("base", "base_model"), ("data", "dataset"))
-    }
-    return str(ModelCard.from_template(data, str(template), name=name, run=run, parity=parity, llama=llama, **sources))
-
-
-def _datasets(run: dict) -> list[str]:
-    """List the Hub data sets that a run was trained on: its own, or those that its mix is made of."""
-    own = [run["recipe"]["dataset"]] if run["revisions"]["dataset"] else []
-    mixed = ((run.get("mix") or {}).get("sources") or {}).values()
-    return own + [entry["repository"] for entry in mixed if entry.get("revision") and entry["train"]]
 
 
 def push(folder: Path, repo_id: str, allow: list[str], token: str | None, private: bool = True) -> str:
