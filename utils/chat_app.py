@@ -1,0 +1,268 @@
+"""A chat with one model, or with two side by side, in which answers grow and can be stopped; also a Space's `app.py`.
+
+It imports nothing of the course, so that a copy runs elsewhere: as a program it reads `models.json` beside itself.
+Left out: images, tools, accounts, and a memory of earlier visits.
+"""
+
+import json
+import threading
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Side:
+    """One column of the chat: its `title`, a causal language `model`, and a `tokenizer` with a chat template."""
+
+    title: str
+    model: object
+    tokenizer: object
+
+
+def load_side(title: str, name: str, revision: str | None = None, four_bit: bool = False, tokenizer=None) -> Side:
+    """Load a model and its tokenizer, in 4 bits or whole, never with remote code and never from a pickle.
+
+    Args:
+        title: what stands above its column.
+        name: Hub id or local folder.
+        revision: commit of the Hub repository.
+        four_bit: store the linear layers as NF4, which takes about a third of the memory of 16 bits.
+        tokenizer: of the other side, taken in place of its own: a base has no chat template.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    dtype = half if torch.cuda.is_available() else torch.float32
+    nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    model = AutoModelForCausalLM.from_pretrained(
+        name,
+        revision=revision,
+        dtype=dtype,
+        device_map="auto",
+        quantization_config=BitsAndBytesConfig(bnb_4bit_use_double_quant=True, **nf4) if four_bit else None,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    return Side(title, model.eval(), tokenizer)
+
+
+def context_length(model) -> int:
+    """Return how many tokens, prompt and answer together, a model reads."""
+    return getattr(model.config, "max_position_embeddings", None) or 1024
+
+
+def fit_prompt(tokenizer, messages: list[dict], room: int) -> tuple[list[int], int]:
+    """Turn a conversation into the tokens of a prompt; what does not fit is left out, the earliest turns first.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: `{"role": ..., "content": ...}`; a system message and the last one, the user's, always stay.
+        room: most tokens that the prompt may have.
+
+    Returns:
+        (token ids with the header of the answer, number of messages left out).
+
+    Raises:
+        ValueError: if the last message does not fit alone, saying how many tokens it has and how many fit.
+    """
+    system = [message for message in messages if message["role"] == "system"]
+    talk = [message for message in messages if message["role"] != "system"]
+    starts = [*range(0, len(talk) - 1, 2), len(talk) - 1]  # a question goes with its answer
+
+    def prompt(start):
+        text = tokenizer.apply_chat_template(system + talk[start:], add_generation_prompt=True, tokenize=False)
+        return tokenizer(text, add_special_tokens=False, verbose=False)  # which would warn of what is tried here
+
+    first = bisect_left(starts, True, key=lambda start: len(prompt(start)["input_ids"]) <= room)
+    if first == len(starts):
+        raise ValueError(
+            f"This message is too long: with the system prompt it has {len(prompt(-1)['input_ids']):,} tokens, and "
+            f"{max(room, 0):,} fit. Shorten it, or leave less room for the answer."
+        )
+    return prompt(starts[first])["input_ids"], starts[first]
+
+
+def stream_answer(
+    side: Side,
+    messages: list[dict],
+    temperature: float = 0.0,
+    max_new_tokens: int = 256,
+    window: int | None = None,
+    stop: threading.Event | None = None,
+):
+    """Answer a conversation, and yield the text again and again as it grows.
+
+    The model runs in a thread of its own. It ends at the end token, at `max_new_tokens`, when `stop` is set, and when
+    nobody takes the text any more (`close` of the generator), within a token of it.
+
+    Args:
+        side: what answers.
+        messages: see `fit_prompt`.
+        temperature: 0 always takes the likeliest token; above, tokens are drawn, the more freely the higher it is.
+        max_new_tokens: most tokens of the answer.
+        window: most tokens of prompt and answer; `None` for what the model reads.
+        stop: ends the answer when another thread sets it.
+
+    Raises:
+        ValueError, RuntimeError: see `fit_prompt`; if the model fails, saying with what.
+    """
+    import torch
+    from transformers import GenerationConfig, StoppingCriteriaList, TextIteratorStreamer
+
+    model, tokenizer, failures, left = side.model, side.tokenizer, [], threading.Event()
+    room = (window or context_length(model)) - max_new_tokens
+    ids = torch.tensor([fit_prompt(tokenizer, messages, room)[0]], device=model.device)
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    drawn = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    drawn |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "streamer": streamer}
+    given["generation_config"] = GenerationConfig(max_new_tokens=max_new_tokens, **drawn)
+
+    def stopped(tokens, scores, **kwargs):
+        return torch.full((len(tokens),), left.is_set() or (stop is not None and stop.is_set()), device=tokens.device)
+
+    def generate():
+        try:
+            model.generate(**given, stopping_criteria=StoppingCriteriaList([stopped]))
+        except Exception as error:  # it must not vanish with the thread
+            failures.append(error)
+        finally:
+            streamer.on_finalized_text("", stream_end=True)  # so that nobody waits for ever
+
+    thread = threading.Thread(target=generate, name="answer", daemon=True)
+    thread.start()
+    text = ""
+    try:
+        for piece in streamer:
+            text += piece
+            yield text
+    finally:
+        left.set()
+    thread.join()
+    for error in failures:
+        what = f"{type(error).__name__}: {str(error).split(chr(10))[0]}"
+        raise RuntimeError(f"The model failed ({what}). Ask for a shorter answer, or begin a new chat.") from error
+
+
+def plain_messages(history: list[dict]) -> list[dict]:
+    """Return a Gradio history as a tokenizer wants it, each message one text.
+
+    Example:
+        >>> plain_messages([{"role": "user", "content": [{"type": "text", "text": "Hi!"}], "options": None}])
+        [{'role': 'user', 'content': 'Hi!'}]
+    """
+    plain = []
+    for message in history:
+        parts = message["content"] if isinstance(message["content"], list) else [{"text": message["content"]}]
+        plain.append({"role": message["role"], "content": "".join(part.get("text", "") for part in parts)})
+    return plain
+
+
+def build_app(sides: list[Side], window: int | None = None, examples: list[str] = (), title: str = "Chat"):
+    """Build what `start` launches: a `gradio.ChatInterface` for one side and, if there is another, its talk beside it.
+
+    One text box feeds both, and their answers grow together; stop, retry, undo and clear mean both.
+
+    Args:
+        sides: one or two.
+        window: see `stream_answer`.
+        examples: questions to click on.
+        title: of the page.
+    """
+    import gradio
+
+    stops = {}  # of the answers that are being written, by the visitor's session
+
+    def end(request: gradio.Request):
+        stops.get(request.session_hash, threading.Event()).set()
+
+    def reply(side, history, system, *settings):
+        messages, text = [{"role": "system", "content": system}] * bool(system.strip()) + history, ""
+        try:
+            for text in stream_answer(side, messages, *settings):
+                yield text
+            if not text.strip():
+                yield "*(The model ended at once.)*"
+        except (ValueError, RuntimeError) as error:  # a sentence each
+            yield f"{text}\n\n**{error}**".strip()
+
+    def answer(message, history, request: gradio.Request, system, temperature, max_new_tokens, *other):
+        stop = stops[request.session_hash] = threading.Event()
+        turn, settings = {"role": "user", "content": message}, (system, temperature, int(max_new_tokens), window, stop)
+        talks = [plain_messages(past[: len(history)]) + [turn] for past in (history, *other)]
+        streams = [reply(side, talk, *settings) for side, talk in zip(sides, talks, strict=True)]
+        texts = [""] * len(sides)
+        try:
+            for newest in zip_longest(*streams):  # word by word in turn, each from a thread of its own
+                texts = [old if new is None else new for old, new in zip(texts, newest, strict=True)]
+                beside = [talk + [{"role": "assistant", "content": texts[1]}] for talk in talks[1:]]
+                yield (texts[0], *beside) if beside else texts[0]
+        finally:
+            for stream in streams:
+                stream.close()
+
+    chats = [gradio.Chatbot(label=side.title, height=460, buttons=["copy_all"], render=False) for side in sides]
+    with gradio.Blocks(title=title, analytics_enabled=False, fill_width=True) as app:
+        gradio.Markdown(f"# {title}")
+        with gradio.Row():
+            place = gradio.Column(min_width=320)
+            with gradio.Column(min_width=320):
+                for chat in chats[1:]:
+                    chat.render()
+                system = gradio.Textbox(label="System prompt", placeholder="None", lines=1, max_lines=6)
+                with gradio.Row():
+                    temperature = gradio.Slider(0, 1.5, value=0, step=0.1, label="Temperature", info="0 is greedy")
+                    most = max(32, min(1024, (window or context_length(sides[0].model)) // 2))
+                    longest = gradio.Slider(16, most, value=min(256, most), step=8, label="Answer", info="in tokens")
+        box = gradio.Textbox(label="Your message", placeholder="Write here", max_lines=8, submit_btn=True, render=False)
+        with place:
+            gradio.ChatInterface(
+                answer,
+                chatbot=chats[0],
+                textbox=box,
+                additional_inputs=[system, temperature, longest, *chats[1:]],
+                additional_outputs=chats[1:],
+                examples=[[example] for example in examples] or None,
+                cache_examples=False,
+                validator=lambda text: gradio.validate(bool(text.strip()), "Write a message first."),
+                analytics_enabled=False,
+                fill_height=False,
+                api_name="chat",
+            )
+            # ChatInterface's own stop button cancels the event, which Gradio shows as an error in a second column
+            gradio.Button("Stop", size="sm").click(end, queue=False, api_visibility="private")
+        for other in chats[1:]:
+            chats[0].clear(list, None, other, api_visibility="private")
+            chats[0].undo(lambda past: past[:-2], other, other, api_visibility="private")
+    return app
+
+
+def start(app, **options):
+    """Launch an app for this machine alone, with fonts that it has, so that a page asks nothing of the internet.
+
+    Args:
+        app: of `build_app`.
+        options: for `launch`, such as `prevent_thread_lock=True`.
+    """
+    import gradio
+
+    theme = gradio.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    return app.launch(theme=theme, share=False, ssr_mode=False, footer_links=[], **options)
+
+
+def main() -> None:
+    """Serve the models that `models.json` beside this file names, as a Space does."""
+    given = json.loads(Path(__file__).with_name("models.json").read_text())
+    sides = []
+    for model in given["models"]:
+        sides.append(load_side(**model, four_bit=given["four_bit"], tokenizer=sides[0].tokenizer if sides else None))
+    start(build_app(sides, given["window"], given["examples"], given["title"]))
+
+
+if __name__ == "__main__":
+    main()
