@@ -1,9 +1,10 @@
 """Draws the figures of README.md from what the course computed: `python images/draw_figures.py`.
 
 00_memory_budget.svg from Llama 3 8B's published shape, 02_mix_waterfall.svg from the counts in data/mixes/,
-03_train_curves.svg and 04_sick_run.svg from the runs in data/runs/, and 09_packed_row.svg from the lengths of the first
-real pairs in benchmarks/pair_lengths.json. After a change of the stand-ins, copy artifacts/course/mix/report.json into
-data/mixes/ and run data/runs/train_runs.py first.
+03_train_curves.svg and 04_sick_run.svg from the runs in data/runs/, 08_four_methods.svg from what notebook 08 measured, in
+data/comparisons/, and 09_packed_row.svg from the lengths of the first real pairs in benchmarks/pair_lengths.json. After a
+change of the stand-ins, copy artifacts/course/mix/report.json into data/mixes/ and artifacts/course/comparison/results.json
+into data/comparisons/, and run data/runs/train_runs.py first.
 """
 
 import json
@@ -25,6 +26,7 @@ def main(folder: Path = ROOT / "images") -> None:
 
     from utils import (
         bases,
+        comparison_figures,
         cost_figures,
         curve_figures,
         curves,
@@ -50,8 +52,10 @@ def main(folder: Path = ROOT / "images") -> None:
     sick, _ = curve_figures.plot_runs(runs, ["accuracies", "margins", "loss"])
     lengths = step_costs.read_lengths(ROOT / "benchmarks" / "pair_lengths.json", 2)
     row, _ = cost_figures.plot_batch(step_costs.made_up_rows(lengths, 4096))
+    compared = json.loads((ROOT / "data" / "comparisons" / "stand_in.json").read_text())
+    methods, _ = comparison_figures.plot_tracks(compared["methods"], compared["pairs"]["test"])
     drawn = {"00_memory_budget": budget, "02_mix_waterfall": mix, "03_train_curves": training, "04_sick_run": sick}
-    drawn["09_packed_row"] = row
+    drawn |= {"08_four_methods": methods, "09_packed_row": row}
     for name, figure in drawn.items():
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
