@@ -32,6 +32,13 @@ os.environ |= {
 import pytest  # noqa: E402
 
 
+def pytest_collection_modifyitems(items):
+    """Whichever test asks for the series first waits until all of it has run."""
+    for item in items:
+        if "course" in item.fixturenames:
+            item.add_marker(pytest.mark.timeout(600), append=False)
+
+
 @pytest.fixture(scope="session")
 def small_base() -> Path:
     """The stand-in base, built once and cached."""

@@ -13,6 +13,8 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 COLAB_KEEPS = ("torch", "numpy", "pandas", "transformers", "peft")
 CONSTRAINTS = ("constraints/ci.txt", "constraints/colab.txt")
+# Of lm_eval's tables: newer ones do not take the python-dateutil 4 that the newest matplotlib needs.
+HELD_BACK = {"dataproperty", "pytablewriter", "tabledata", "typepy"}
 
 
 def requirement_lines(name):
@@ -116,5 +118,6 @@ def test_constraints_satisfy_the_requirements(name):
 
 def test_ci_set_is_nowhere_older_than_colab():
     newest, colab = (pins((ROOT / name).read_text()) for name in CONSTRAINTS)
-    older = {n: (newest[n], colab[n]) for n in newest.keys() & colab.keys() if Version(newest[n]) < Version(colab[n])}
+    both = (newest.keys() & colab.keys()) - HELD_BACK
+    older = {n: (newest[n], colab[n]) for n in both if Version(newest[n]) < Version(colab[n])}
     assert not older, f"constraints/ci.txt is meant to be the newest set, and is older in {older}"

@@ -22,7 +22,9 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = {"trl", "transformers", "peft", "bitsandbytes", "datasets", "wandb", "huggingface_hub", "papermill"}
+PACKAGES = set(
+    "trl transformers peft bitsandbytes datasets wandb huggingface_hub papermill lm_eval gradio gradio_client".split()
+)
 FILES = [*sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), *sorted((ROOT / "utils").glob("*.py"))]
 
 # Names in angle brackets are small real objects, see `real` below. What the course calls its variables tells what they
@@ -65,6 +67,8 @@ KWARGS_GO_TO = {
         "transformers.PreTrainedTokenizerBase.__init__",
         "transformers.PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES",
     ],
+    "transformers.GenerationConfig": ["transformers.GenerationConfig.__init__"],
+    "transformers.TextIteratorStreamer": ["transformers.PreTrainedTokenizerBase.decode"],
     "<model>.generate": ["<base>.generate", "transformers.GenerationConfig.__init__"],
     "<base>.generate": ["transformers.GenerationConfig.__init__"],
     "datasets.get_dataset_config_names": ["datasets.DownloadConfig"],

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "artifacts" / "course"
 TOKEN = "practice-write"
-NEEDS = {"03": ["02"], "04": ["03"], "05": ["03"]}
+NEEDS = {"03": ["02"], "04": ["03"], "05": ["03"], "06": ["05"], "07": ["05"]}
 # A base of one million weights learns at a hundred times the rate of one of eight billion.
 PARAMETERS = {
     "02": {"TEST_SHARE": 0.15},  # of some 670 pairs, for 03 evaluates on 64
@@ -27,9 +27,15 @@ PARAMETERS = {
         "MAX_SHARD_SIZE": "1MB",
         "MAX_NEW_TOKENS": 40,
     },  # small shards, so that there are several
+    "06": {"TASKS": ["TruthfulQA"], "LIMIT": 5, "MAX_NEW_TOKENS": 40, "PUSH_TO_HUB": True},
+    "07": {"PUSH_SPACE": True, "MAX_NEW_TOKENS": 40},
+    "08": {
+        **{"NUM_PAIRS": 96, "NUM_EVAL_PAIRS": 40, "WARMUP_STEPS": 2},
+        **{"SFT_LEARNING_RATE": 2e-3, "DPO_LEARNING_RATE": 2e-3, "LEARNING_RATE": 2e-3},
+    },
     "09": {"NUM_PAIRS": 8, "REPEATS": 1, "MAX_LENGTH": 512},  # one optimizer step of short pairs shows it all
 }
-ARTEFACTS = {"02": "mix", "03": "run", "05": "merged", "09": "speed"}
+ARTEFACTS = {"02": "mix", "03": "run", "05": "merged", "06": "evaluation", "07": "space", "08": "comparison", "09": "speed"}
 
 
 class NotebookFailed(RuntimeError):
