@@ -1,10 +1,10 @@
 """Draws the figures of README.md from what the course computed: `python images/draw_figures.py`.
 
 00_memory_budget.svg from Llama 3 8B's published shape, 02_mix_waterfall.svg from the counts in data/mixes/,
-03_train_curves.svg and 04_sick_run.svg from the runs in data/runs/, 08_four_methods.svg from what notebook 08 measured, in
-data/comparisons/, and 09_packed_row.svg from the lengths of the first real pairs in benchmarks/pair_lengths.json. After a
-change of the stand-ins, copy artifacts/course/mix/report.json into data/mixes/ and artifacts/course/comparison/results.json
-into data/comparisons/, and run data/runs/train_runs.py first.
+03_train_curves.svg and 04_sick_run.svg from the runs in data/runs/, 08_four_methods.svg from what notebook 08 measured,
+in data/comparisons/, and 09_packed_row.svg from the lengths of the first real pairs in benchmarks/pair_lengths.json.
+After a change of the stand-ins, copy artifacts/course/mix/report.json into data/mixes/, and
+artifacts/course/comparison/results.json into data/comparisons/, and run data/runs/train_runs.py first.
 """
 
 import json

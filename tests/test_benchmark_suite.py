@@ -180,3 +180,8 @@ def test_the_task_file_is_a_template(tokenizer, tmp_path):
     lines = [json.loads(line) for line in (folder / "held_out.jsonl").read_text().splitlines()]
     assert len(lines) == 2 and all(re.search(r"assistant\n$", line["prompt"]) for line in lines)
     assert not any(line["answers"][0].startswith("<|im_start|>") for line in lines)
+
+
+def test_the_articles_changes_are_what_it_published():
+    changes = {suite: round(after - before, 2) for suite, before, after in benchmark_suite.published_changes()}
+    assert changes == {"AGIEval": 0.46, "GPT4All": 0.24, "TruthfulQA": 4.2, "BigBench": 0.47}

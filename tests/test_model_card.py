@@ -169,6 +169,8 @@ def test_results_are_read_back_by_the_hubs_client(hub, parity, accuracy, piqa):
     found = {(entry.dataset_name, entry.metric_type): entry.metric_value for entry in card.data.eval_results}
     held_out = "held-out preference pairs"
     assert found == {(held_out, "accuracy"): accuracy, (held_out, "margin"): 0.2, ("piqa", "acc_norm"): piqa}
+    elsewhere = model_card.eval_results(RUN, RESULTS | {"pairs": "other.json"}, "merged")
+    assert [entry.dataset_name for entry in elsewhere] == ["piqa"]  # other pairs are not those that the run held out
     (first, *_) = card.data.eval_results
     assert (first.dataset_type, first.dataset_revision) == (stand_ins.ORPO_MIX, "b" * 40)
 

@@ -101,7 +101,10 @@ def test_in_4_bits_the_numbers_are_the_trainers(only_a_run, run, tmp_path):
         assert figures[f"accuracy_{model}"] == pytest.approx(logged["rewards/accuracies"])
     assert "accuracy_merged" not in figures and not figures["pushed"]
     results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
-    assert results["precision"] == "all in 4-bit NF4" and results["revisions"]["merged"] is None
+    assert (
+        results["precision"] == "linear layers in 4-bit NF4, the rest in float32"
+        and results["revisions"]["merged"] is None
+    )
     assert ModelCard.load(tmp_path / "run" / "adapter" / "README.md").data.eval_results
 
 

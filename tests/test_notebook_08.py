@@ -42,6 +42,10 @@ def test_the_reference_is_the_sft_model_and_stays(compared):
     assert figures["reference_off"] < 1e-4 and figures["reference_moved"] < 1e-4
 
 
+def test_all_trainers_make_the_same_tokens(compared):
+    assert compared[0]["same_tokens"] is True
+
+
 def test_the_ruler_agrees_with_trls_own_figure(compared):
     figures, _ = compared
     assert figures["dpo_margin"] == pytest.approx(figures["dpo_margin_by_trl"], rel=1e-3)
@@ -75,5 +79,8 @@ def test_all_start_at_one_point_and_were_measured_on_the_way(compared):
 
 def test_settings_for_other_tools_lie_beside_the_results(course):
     _, output = course
-    written = {path.stem for path in (output / "comparison").glob("*.yaml")}
-    assert written == {"axolotl", "llama-factory", "autotrain", "trl-cli"}
+    tools = {"axolotl", "llama-factory", "autotrain", "trl-cli"}
+    assert {path.stem for path in (output / "comparison").glob("*/*.yaml")} == tools
+    for tool in tools:
+        pairs = (output / "comparison" / tool / "pairs" / "train.jsonl").read_text().splitlines()
+        assert len(pairs) == 96 and set(json.loads(pairs[0])) == {"prompt", "chosen", "rejected"}

@@ -206,6 +206,12 @@ def held_out_margins(found: dict):
     return chosen - rejected
 
 
+def published_changes() -> list[tuple[str, float, float]]:
+    """List the article's suites with their averages before and after its 1,000 pairs, in points."""
+    before, after = list(PUBLISHED.values())[:2]
+    return list(zip(ARTICLE, before, after, strict=True))
+
+
 def half_width(suite: str, percent: float, limit: int | None = None) -> float:
     """Return how far, 95 times in 100, a suite's average may lie from what endless items would give, in points.
 

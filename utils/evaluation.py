@@ -23,7 +23,8 @@ def needed_gb(skeleton, value_bytes: int, four_bit: bool, rows: int, tokens: int
     """
     config, weights = skeleton.config, skeleton.num_parameters()
     whole = 2 * config.vocab_size * config.hidden_size if four_bit else weights
-    logits = tokens * config.vocab_size * (2 * rows * value_bytes + 2 * 4)  # a copy by lm-eval; one row in fp32, twice
+    in_fp32 = max(rows, 2)  # lm-eval's log-probabilities of a batch; here it is one row, twice
+    logits = tokens * config.vocab_size * (rows * value_bytes + in_fp32 * 4)
     return (whole * value_bytes + (weights - whole) * NF4_BYTES + logits) / 1e9
 
 

@@ -104,7 +104,7 @@ def eval_results(run: dict, results: dict | None, model: str) -> list:
     found = [
         EvalResult(metric_type=kind, metric_value=entry[kind], metric_name=f"preference {kind}", **task, **held_out)
         for entry in results["preference"]
-        if entry["model"] == model and entry["source"] == "all"
+        if entry["model"] == model and entry["source"] == "all" and not results.get("pairs")  # other pairs, no name
         for kind in ("accuracy", "margin")
     ]
     return found + [
