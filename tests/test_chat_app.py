@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import browser
 import pytest
@@ -146,6 +147,13 @@ def test_temperature_draws(sides):
     assert len(greedy) == 1 and len(drawn) > 1
 
 
+def test_a_base_that_narrows_the_draw_is_overruled(sides, monkeypatch):
+    """Many bases come with a generation_config.json: here, with one that would leave a single token."""
+    monkeypatch.setattr(sides[0].model.generation_config, "top_k", 1)
+    torch.manual_seed(0)
+    assert len({list(chat_app.stream_answer(sides[0], ASKED, 1.5, 20))[-1] for _ in range(4)}) > 1
+
+
 def test_the_earliest_turns_give_way(sides):
     tokenizer = sides[0].tokenizer
     talk = [{"role": role, "content": f"turn {n}"} for n in range(20) for role in ("user", "assistant")]
@@ -163,8 +171,26 @@ def test_the_earliest_turns_give_way(sides):
 def test_a_message_that_does_not_fit_alone_is_refused_with_the_numbers(sides):
     tokens = len(chat_app.fit_prompt(sides[0].tokenizer, ASKED, 8192)[0])
     assert chat_app.fit_prompt(sides[0].tokenizer, ASKED, tokens)[1] == 0
-    with pytest.raises(ValueError, match=f"it has {tokens} tokens, and {tokens - 1} fit"):
+    with pytest.raises(ValueError, match=f"too long: it has {tokens} tokens, and {tokens - 1} fit"):
         chat_app.fit_prompt(sides[0].tokenizer, ASKED, tokens - 1)
+    with pytest.raises(ValueError, match="too long: with the system prompt it has"):
+        chat_app.fit_prompt(sides[0].tokenizer, [{"role": "system", "content": "Be brief."}, *ASKED], tokens)
+
+
+@pytest.mark.parametrize(("place", "fits"), [("cpu", False), ("disk", False), (0, True)])
+def test_a_model_that_spills_over_the_gpu_is_refused(sides, monkeypatch, place, fits):
+    """Answering from there would take minutes; the placement stands here for a GPU that is full."""
+    from transformers import AutoModelForCausalLM
+
+    placed = SimpleNamespace(hf_device_map={"model.embed_tokens": 0, "lm_head": place}, eval=lambda: None)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *args, **options: placed)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: True)
+    if fits:
+        assert chat_app.load_side("t", "a/model", tokenizer=sides[0].tokenizer).title == "t"
+    else:
+        with pytest.raises(MemoryError, match="a/model does not fit on the GPU"):
+            chat_app.load_side("t", "a/model", tokenizer=sides[0].tokenizer)
 
 
 def test_four_bits(folder):

@@ -37,7 +37,10 @@ def test_it_is_found_in_the_artifacts_or_where_it_is_named(folder, tmp_path):
 @pytest.mark.parametrize("given", [None, "."])
 def test_a_folder_without_it_names_notebook_05(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no merged model in .*Run 05_merge_and_push first.*ARTIFACTS.*MODEL"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="no merged model in .*Run 05_merge_and_push first.*as MERGED, set MODEL.*ARTIFACTS.*MODEL",
+    ):
         merged_models.find_merged(given, tmp_path)
 
 

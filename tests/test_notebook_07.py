@@ -3,9 +3,11 @@
 import json
 import py_compile
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import SpaceCard
 
 from utils import chat_app, gguf_files
 from utils.course import NotebookFailed
@@ -22,6 +24,7 @@ def chat(course) -> tuple[dict, Path]:
 def test_the_tuned_model_ends_and_stop_stops(chat):
     figures, _ = chat
     assert figures["tuned_stopped"] is True and figures["answer"].strip()
+    assert figures["same_answer"] is True  # the app's, through its server, and the one that was streamed
     assert figures["stop_seconds"] < 2 and figures["threads_after_stop"] == 0
 
 
@@ -38,6 +41,8 @@ def test_the_space_was_pushed_private_and_is_complete(chat):
     assert all(len(model["revision"]) == 40 for model in given["models"])
     card = (space / "README.md").read_text()
     assert "sdk: gradio" in card and "app_file: app.py" in card and "license: llama3" in card
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"  # without it, Spaces take one too old
+    assert SpaceCard(card).data.python_version == python and "suggested_hardware" not in card
     assert "Built with Meta Llama 3" in card and all(name in card for name in names)
     assert str(output) not in card + json.dumps(given)
 
@@ -62,8 +67,9 @@ def test_one_model_from_a_folder_and_a_base_that_is_another(run, small_base, tok
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"attention_bias": True}))
     given = {"MODEL": str(folder), "BASE_MODEL": str(small_base), "COMPARE": False, "FOUR_BIT": True}
-    figures = run("07", PUSH_SPACE=False, MAX_NEW_TOKENS=16, **given)
+    figures = run("07", PUSH_SPACE=False, MAX_NEW_TOKENS=12, GGUF=str(tmp_path / "large"), **given)
     assert figures["answer"] and figures["four_bit"] is True
     assert figures["base_stopped"] is None and figures["space"] is None
-    assert figures["gguf_tensors"] == 0
-    assert len(json.loads((tmp_path / "space" / "models.json").read_text())["models"]) == 1
+    assert figures["gguf_tensors"] == 0 and [path.name for path in (tmp_path / "large").iterdir()] == ["Modelfile"]
+    settings = json.loads((tmp_path / "space" / "models.json").read_text())
+    assert len(settings["models"]) == 1 and "beside" not in settings["title"]

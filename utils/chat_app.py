@@ -26,10 +26,12 @@ def load_side(title: str, name: str, revision: str | None = None, four_bit: bool
 
     Args:
         title: what stands above its column.
-        name: Hub id or local folder.
-        revision: commit of the Hub repository.
+        name, revision: Hub id and its commit, or a local folder.
         four_bit: store the linear layers as NF4, which takes about a third of the memory of 16 bits.
-        tokenizer: of the other side, taken in place of its own: a base has no chat template.
+        tokenizer: of the other side, taken in place of its own: Llama 3's base has no chat template.
+
+    Raises:
+        MemoryError: if there is a GPU, and it has no room for the whole model.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -46,6 +48,8 @@ def load_side(title: str, name: str, revision: str | None = None, four_bit: bool
         use_safetensors=True,
         trust_remote_code=False,
     )
+    if torch.cuda.is_available() and {"cpu", "disk"} & set(getattr(model, "hf_device_map", {}).values()):
+        raise MemoryError(f"{name} does not fit on the GPU beside what is there: end other runtimes or load one model.")
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     return Side(title, model.eval(), tokenizer)
@@ -81,8 +85,8 @@ def fit_prompt(tokenizer, messages: list[dict], room: int) -> tuple[list[int], i
     first = bisect_left(starts, True, key=lambda start: len(prompt(start)["input_ids"]) <= room)
     if first == len(starts):
         raise ValueError(
-            f"This message is too long: with the system prompt it has {len(prompt(-1)['input_ids']):,} tokens, and "
-            f"{max(room, 0):,} fit. Shorten it, or leave less room for the answer."
+            f"This is too long: {'with the system prompt ' * bool(system)}it has {len(prompt(-1)['input_ids']):,} "
+            f"tokens, and {max(room, 0):,} fit. Shorten the message, or leave less room for the answer."
         )
     return prompt(starts[first])["input_ids"], starts[first]
 
@@ -103,7 +107,7 @@ def stream_answer(
     Args:
         side: what answers.
         messages: see `fit_prompt`.
-        temperature: 0 always takes the likeliest token; above, tokens are drawn, the more freely the higher it is.
+        temperature: 0 always takes the likeliest token; above, any may be drawn, the more freely the higher it is.
         max_new_tokens: most tokens of the answer.
         window: most tokens of prompt and answer; `None` for what the model reads.
         stop: ends the answer when another thread sets it.
@@ -114,12 +118,12 @@ def stream_answer(
     import torch
     from transformers import GenerationConfig, StoppingCriteriaList, TextIteratorStreamer
 
-    model, tokenizer, failures, left = side.model, side.tokenizer, [], threading.Event()
+    model, tokenizer, text, failures, left = side.model, side.tokenizer, "", [], threading.Event()
     room = (window or context_length(model)) - max_new_tokens
     ids = torch.tensor([fit_prompt(tokenizer, messages, room)[0]], device=model.device)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    drawn = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    drawn |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    drawn = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}  # from all tokens
+    drawn |= {"do_sample": bool(drawn), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "streamer": streamer}
     given["generation_config"] = GenerationConfig(max_new_tokens=max_new_tokens, **drawn)
 
@@ -136,7 +140,6 @@ def stream_answer(
 
     thread = threading.Thread(target=generate, name="answer", daemon=True)
     thread.start()
-    text = ""
     try:
         for piece in streamer:
             text += piece
@@ -171,8 +174,7 @@ def build_app(sides: list[Side], window: int | None = None, examples: list[str] 
     Args:
         sides: one or two.
         window: see `stream_answer`.
-        examples: questions to click on.
-        title: of the page.
+        examples, title: questions to click on, and what the page is called.
     """
     import gradio
 
@@ -246,8 +248,7 @@ def start(app, **options):
     """Launch an app for this machine alone, with fonts that it has, so that a page asks nothing of the internet.
 
     Args:
-        app: of `build_app`.
-        options: for `launch`, such as `prevent_thread_lock=True`.
+        app, options: of `build_app`, and how it is launched, such as `prevent_thread_lock=True`.
     """
     import gradio
 

@@ -1,8 +1,8 @@
-"""Writes a Llama as one GGUF file, the form that llama.cpp and Ollama read, and reads it back to prove it equal.
+"""Writes a Llama as one GGUF file, the form that llama.cpp and Ollama read, and reads it back to prove nothing lost.
 
 As llama.cpp's own converter does it: its names for the tensors, norms in 32 bits, everything else in the bits it has,
 and the rows of the query and key projections in the other order of their rotary embedding. Left out: quantising, which
-is `llama-quantize`'s, other architectures, and tokenizers other than Llama 3's.
+is `llama-quantize`'s, other architectures, tokenizers other than Llama 3's, and the scaled rotary embedding of 3.1.
 """
 
 import json
@@ -63,6 +63,9 @@ def write_gguf(folder, path) -> Path:
 
 def read_back(folder, path) -> dict:
     """Read a GGUF file with the `gguf` package's reader, and compare every tensor and token with the folder it is of.
+
+    The order of rows is undone by the inverse of what `write_gguf` did, so this proves that nothing was lost, not that
+    the order is llama.cpp's; `tests/test_gguf_files.py` lets llama.cpp itself read the file and answer.
 
     Args:
         folder, path: as given to `write_gguf`.

@@ -25,8 +25,9 @@ def find_merged(given: str | None, artifacts) -> str:
         return str(folder)
     if given is None or folder.exists():
         raise FileNotFoundError(
-            f"There is no merged model in {folder} (no config.json). Run 05_merge_and_push first; if it ran on another "
-            "machine, set ARTIFACTS to the same Drive folder, or MODEL to the repository that it pushed."
+            f"There is no merged model in {folder} (no config.json). Run 05_merge_and_push first; if you gave it a "
+            "folder as MERGED, set MODEL to that; if it ran on another machine, set ARTIFACTS to the same Drive "
+            "folder, or MODEL to the repository that it pushed."
         )
     return given
 
