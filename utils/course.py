@@ -35,7 +35,15 @@ PARAMETERS = {
     },
     "09": {"NUM_PAIRS": 8, "REPEATS": 1, "MAX_LENGTH": 512},  # one optimizer step of short pairs shows it all
 }
-ARTEFACTS = {"02": "mix", "03": "run", "05": "merged", "06": "evaluation", "07": "space", "08": "comparison", "09": "speed"}
+ARTEFACTS = {
+    "02": "mix",
+    "03": "run",
+    "05": "merged",
+    "06": "evaluation",
+    "07": "space",
+    "08": "comparison",
+    "09": "speed",
+}
 
 
 class NotebookFailed(RuntimeError):

@@ -79,7 +79,7 @@ DEFAULT_SOURCES = {
     "truncate_answers": "a cut answer has no end token to learn",
     "lora_r": LABONNE,
     "lora_alpha": LABONNE,
-    "lora_dropout": "TRL's ORPO and DPO trainers disable dropout (disable_dropout=True): any other value would be inert",
+    "lora_dropout": "TRL's ORPO and DPO trainers disable it (disable_dropout=True): any other value is inert",
     "target_modules": LABONNE,
     "optim": LABONNE,
     "sft_learning_rate": "for notebook 08: TRL's example with LoRA, trl/scripts/sft.py",
