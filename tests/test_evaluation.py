@@ -140,7 +140,7 @@ def test_memory_of_llama_3_8b_is_what_an_l4_holds(monkeypatch):
     shape = bases.skeleton(LlamaConfig(**memory.LLAMA_3_8B, tie_word_embeddings=False))
     whole, four_bit = (evaluation.needed_gb(shape, 2, it, 4, 1024) for it in (False, True))
     assert 18 < whole < 0.92 * 23.6 and 7 < four_bit < 0.92 * 15.8
-    assert evaluation.needed_gb(shape, 2, False, 8, 1024) - whole == pytest.approx(4 * 1024 * 128256 * 4 / 1e9)
+    assert evaluation.needed_gb(shape, 2, False, 8, 1024) - whole == pytest.approx(4 * 1024 * 128256 * (2 + 4) / 1e9)
 
 
 def test_the_figure_says_what_it_shows(no_open_figures):
