@@ -236,12 +236,14 @@ def test_the_hub_holds_what_was_pushed_and_nothing_else(course):
     from utils.practice_hub import PracticeHub
 
     hub = PracticeHub(course[1] / "hub")  # not started: the contents outlive the server
-    text = {".gitattributes", "LICENSE", "README.md", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
+    text = {".gitattributes", "LICENSE", "README.md", "curves.png"}
+    text |= {"chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
     adapter = set(hub.files("learner/Llama-3-8B-ORPO-adapter"))
     assert adapter == text | {"adapter_config.json", "adapter_model.safetensors", "run.json"}
     merged = set(hub.files("learner/Llama-3-8B-ORPO"))
     shards = {name for name in merged if re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", name)}
-    assert merged == text | shards | {"config.json", "generation_config.json", "model.safetensors.index.json"}
+    configs = {"config.json", "generation_config.json", "merge.json", "model.safetensors.index.json"}
+    assert merged == text | shards | configs
     assert len(shards) >= 2
     for name in ("Llama-3-8B-ORPO-adapter", "Llama-3-8B-ORPO"):
         repo = hub.repos["model", f"learner/{name}"]

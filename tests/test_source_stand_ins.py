@@ -199,7 +199,8 @@ def test_stack_exchange_can_be_streamed(published):
 @pytest.mark.parametrize("repo_id", BENCHMARKS)
 def test_the_real_client_loads_a_benchmark_from_the_hub(published, repo_id):
     config, splits = CONFIGS[repo_id]
-    assert get_dataset_config_names(repo_id) == [config]
+    others = ["multiple_choice"] * (repo_id == TRUTHFUL_QA)
+    assert get_dataset_config_names(repo_id) == [config, *others]
     loaded = load_dataset(repo_id, config)
     assert set(loaded) == splits
     for split in splits:
@@ -208,6 +209,15 @@ def test_the_real_client_loads_a_benchmark_from_the_hub(published, repo_id):
             continue
         assert plain(dict(loaded[split].features)) == BENCHMARK_SCHEMAS[repo_id]
         assert list(loaded[split]) == benchmark_stand_ins.items(repo_id, split)
+
+
+def test_truthful_qa_has_the_configuration_that_lm_eval_asks(published):
+    rows = load_dataset(TRUTHFUL_QA, "multiple_choice", split="validation").to_list()
+    assert rows == benchmark_stand_ins.multiple_choice()
+    for row in rows:
+        one, every = row["mc1_targets"], row["mc2_targets"]
+        assert one["labels"][0] == 1 and sum(one["labels"]) == 1 < sum(every["labels"]) < len(every["labels"])
+        assert all(len(it["choices"]) == len(it["labels"]) for it in (one, every))
 
 
 def test_ifeval_is_one_file_of_json_lines(published):
