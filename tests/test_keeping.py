@@ -386,15 +386,3 @@ def test_the_adapters_record_holds_no_prompt_and_no_path(tmp_path):
         assert "/home/ada" not in text and "a prompt of" not in text and "my base" in text
     assert keeping.find_adapter(None, tmp_path)[1] == record  # the next notebook here still finds the base
     assert keeping.find_adapter(str(tmp_path / "adapter"), tmp_path)[1] == record
-
-
-def test_a_merged_model_of_another_adapter_is_told(run_folder, tmp_path):
-    merged, adapter = tmp_path / "merged", run_folder / "adapter"
-    merged.mkdir()
-    keeping.check_merged_from(merged, adapter)  # without a merge.json nothing is known
-    (merged / "merge.json").write_text(json.dumps({"adapter_sha256": keeping.adapter_hash(adapter)}))
-    keeping.check_merged_from(merged, adapter)
-    with open(adapter / "adapter_model.safetensors", "ab") as file:
-        file.write(b"trained again")
-    with pytest.raises(ValueError, match="merged from another adapter.*run notebook 05 again"):
-        keeping.check_merged_from(merged, adapter)

@@ -1,22 +1,12 @@
-"""Finding the merged model and its base, and what both weigh."""
+"""Finding the merged model and its base, and what is recorded of the merge."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
-from transformers import LlamaConfig
 
-from utils import bases, hub_access, merged_models, stand_ins
+from utils import hub_access, merged_models, stand_ins
 
-CARD = """---
-base_model: {name}
----
-
-# M
-
-| | |
-|---|---|
-| Base | {name} at `{commit}` (huggingface.co) |
-"""
 COMMIT = "0123456789" * 4
 
 
@@ -44,19 +34,47 @@ def test_a_folder_without_it_names_notebook_05(tmp_path, monkeypatch, given):
         merged_models.find_merged(given, tmp_path)
 
 
-def test_the_card_names_base_and_commit(folder, tmp_path):
-    (folder / "README.md").write_text(CARD.format(name="a/base", commit=COMMIT))
+@pytest.fixture
+def adapter(tmp_path):
+    made = tmp_path / "adapter"
+    made.mkdir()
+    (made / "adapter_model.safetensors").write_bytes(b"weights")
+    return made
+
+
+def test_the_merge_is_recorded_and_names_base_and_commit(folder, adapter, tmp_path):
+    base = SimpleNamespace(name="a/base", commit=COMMIT)
+    merged_models.record_merge(folder, adapter, base, {"merged": "ada/mine", "kl": 1e-5})
+    assert json.loads((folder / "merge.json").read_text())["kl"] == 1e-5
     assert merged_models.base_of(str(folder), None, tmp_path) == ("a/base", COMMIT)
-    (folder / "README.md").write_text(CARD.format(name="a/base", commit="unknown"))
+    local = SimpleNamespace(name="/home/ada/base", commit=None)
+    merged_models.record_merge(folder, adapter, local, {})
+    assert "/home/ada" not in (folder / "merge.json").read_text()
+    with pytest.raises(ValueError, match="set BASE_MODEL"):
+        merged_models.base_of(str(folder), None, tmp_path)
+
+
+def test_a_merged_model_of_another_adapter_is_told(folder, adapter):
+    merged_models.check_merged_from(folder, adapter)  # without a merge.json nothing is known
+    merged_models.record_merge(folder, adapter, SimpleNamespace(name="a/base", commit=COMMIT), {})
+    merged_models.check_merged_from(folder, adapter)
+    (adapter / "adapter_model.safetensors").write_bytes(b"trained again")
+    with pytest.raises(ValueError, match="merged from another adapter.*run notebook 05 again"):
+        merged_models.check_merged_from(folder, adapter)
+
+
+def test_a_card_names_the_base_alone(folder, tmp_path):
+    (folder / "README.md").write_text("---\nbase_model: a/base\n---\n\n# M\n")
     assert merged_models.base_of(str(folder), None, tmp_path) == ("a/base", None)
 
 
-def test_the_card_on_the_hub_is_read_at_its_commit(hub, tmp_path):
-    (tmp_path / "README.md").write_text(CARD.format(name=stand_ins.BASE_MODEL, commit=COMMIT))
-    hub.add_repo("learner/carded", exist_ok=True)
-    hub.commit_folder("learner/carded", tmp_path)
-    commit, _ = hub_access.resolve_revision("learner/carded")
-    found = merged_models.base_of("learner/carded", commit, tmp_path / "none")
+def test_what_lies_on_the_hub_is_read_at_its_commit(hub, folder, adapter, tmp_path):
+    base = SimpleNamespace(name=stand_ins.BASE_MODEL, commit=COMMIT)
+    merged_models.record_merge(folder, adapter, base, {})
+    hub.add_repo("learner/recorded", exist_ok=True)
+    hub.commit_folder("learner/recorded", folder)
+    commit, _ = hub_access.resolve_revision("learner/recorded")
+    found = merged_models.base_of("learner/recorded", commit, tmp_path / "none")
     assert found == (stand_ins.BASE_MODEL, COMMIT)
 
 
@@ -74,19 +92,3 @@ def test_the_repository_it_is_published_in(folder):
     assert published(str(folder), "x/Meta-Llama-3-8B", "you") == "you/Llama-3-8B-ORPO"
     (folder / "merge.json").write_text(json.dumps({"merged": "ada/mine"}))
     assert published(str(folder), "x/Meta-Llama-3-8B", "you") == "ada/mine"
-
-
-def test_llama_3_8b_takes_16_gb_whole_and_less_than_6_in_4_bits():
-    """Derived in the QLoRA paper's way: 6.98e9 linear weights, and 1.05e9 of embeddings and head."""
-    config = LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-    )
-    skeleton = bases.skeleton(config)
-    assert merged_models.memory_gb(skeleton, False) == pytest.approx(16.06, abs=0.01)
-    assert merged_models.memory_gb(skeleton, False, 4) == pytest.approx(32.12, abs=0.02)
-    assert merged_models.memory_gb(skeleton, True) == pytest.approx(5.70, abs=0.02)

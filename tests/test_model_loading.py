@@ -8,9 +8,9 @@ from pathlib import Path
 import bitsandbytes
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from utils import model_loading
+from utils import bases, memory, model_loading
 
 ROOT = Path(__file__).parents[1]
 IDS = torch.arange(16).reshape(2, 8) + 100
@@ -103,3 +103,20 @@ def test_pickled_weights_are_refused(small_base, tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(OSError, match="safetensors"):
         model_loading.load_base(str(folder), torch.float32)
+
+
+def test_llama_3_8b_takes_16_gb_whole_and_less_than_6_in_4_bits():
+    """Derived in the QLoRA paper's way: 6.98e9 linear weights, and 1.05e9 of embeddings and head."""
+    skeleton = bases.skeleton(LlamaConfig(**memory.LLAMA_3_8B, tie_word_embeddings=False))
+    assert model_loading.weights_gb(skeleton, False) == pytest.approx(16.06, abs=0.01)
+    assert model_loading.weights_gb(skeleton, False, 4) == pytest.approx(32.12, abs=0.02)
+    assert model_loading.weights_gb(skeleton, True) == pytest.approx(5.70, abs=0.02)
+
+
+def test_a_tied_head_is_counted_once():
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tied, untied = (
+        bases.skeleton(LlamaConfig(vocab_size=1000, tie_word_embeddings=tie, **shape)) for tie in (True, False)
+    )
+    more = model_loading.weights_gb(untied, True) - model_loading.weights_gb(tied, True)
+    assert more == pytest.approx(2 * 64 * 1000 / 1e9)

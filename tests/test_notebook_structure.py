@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "curve_quiz": {"curve_figures", "curve_lines", "intervals"},
     "curves": {"keeping", "wandb_offline", "wandb_online"},
     "diagnosis": {"intervals"},
-    "evaluation": {"intervals"},
+    "evaluation": {"intervals", "model_loading"},
     "examining": {"chat_format", "overlap", "pair_formats", "preference_data"},
     "keeping": {"hub_access"},
     "model_card": {"bases", "curve_figures", "curves"},
@@ -57,6 +57,7 @@ MAY_IMPORT = {
     "mix_files": {"hub_access"},
     "memory_limits": {"training_checks"},
     "mixing": {"examining", "overlap"},
+    "model_loading": {"memory"},
     "preference_data": {"pair_formats"},
     "preflight": {"bases", "memory", "profiles", "recipes"},  # it foretells what they will do
     "recipes": {"recipe_book"},

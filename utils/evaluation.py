@@ -6,10 +6,9 @@ trainer logs as `logps`. Left out: benchmarks, see `benchmark_suite`, and judgin
 
 import os
 
-from utils import intervals
+from utils import intervals, model_loading
 
 TOP_P = 0.9  # sampled answers leave out the least likely tokens, a tenth of the probability: the base's tail is noise
-NF4_BYTES = 0.516  # of a weight: 4 bits, and its share of the scales, stored twice quantised (arXiv 2305.14314)
 
 
 def needed_gb(skeleton, value_bytes: int, four_bit: bool, rows: int, tokens: int) -> float:
@@ -21,11 +20,9 @@ def needed_gb(skeleton, value_bytes: int, four_bit: bool, rows: int, tokens: int
         four_bit: whether the linear layers are stored as NF4; embeddings and head are not.
         rows, tokens: of a batch.
     """
-    config, weights = skeleton.config, skeleton.num_parameters()
-    whole = 2 * config.vocab_size * config.hidden_size if four_bit else weights
     in_fp32 = max(rows, 2)  # lm-eval's log-probabilities of a batch; here it is one row, twice
-    logits = tokens * config.vocab_size * (rows * value_bytes + in_fp32 * 4)
-    return (whole * value_bytes + (weights - whole) * NF4_BYTES + logits) / 1e9
+    logits = tokens * skeleton.config.vocab_size * (rows * value_bytes + in_fp32 * 4) / 1e9
+    return model_loading.weights_gb(skeleton, four_bit, value_bytes) + logits
 
 
 def answer_tokens(pair: dict, side: str, tokenizer) -> tuple[list[int], int]:

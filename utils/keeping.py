@@ -3,7 +3,6 @@
 A Colab machine vanishes with what is on it; a folder on Drive stays, and is found here too. Left out: publishing.
 """
 
-import hashlib
 import json
 import re
 import tempfile
@@ -167,24 +166,6 @@ def find_adapter(given: str | None, run_folder, token: str | None = None) -> tup
     record, held_out = whole if whole.exists() else folder / "run.json", folder.parent / "held_out.json"
     run = json.loads(record.read_text())
     return folder, run, json.loads(held_out.read_text()) if held_out.exists() else []
-
-
-def adapter_hash(adapter) -> str:
-    """Return the sha256 of an adapter's weights, by which a merged model remembers what it was made from."""
-    with open(Path(adapter) / "adapter_model.safetensors", "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_merged_from(merged, adapter) -> None:
-    """Compare an adapter with the one that `merge.json` beside a merged model names, if there is such a file.
-
-    Raises:
-        ValueError: if it was another one, as after a second training without a second merge.
-    """
-    proof = Path(merged) / "merge.json"
-    made_from = json.loads(proof.read_text()).get("adapter_sha256") if proof.exists() else None
-    if made_from and made_from != adapter_hash(adapter):
-        raise ValueError(f"{merged} was merged from another adapter than {adapter}: run notebook 05 again.")
 
 
 def _send(folder: Path, repo_id: str, patterns: list[str], token: str | None, below="", replaces=None) -> str:

@@ -27,6 +27,7 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # the logits are gone before, for TRL has a Triton kernel there. Fused: a chunk's logits, in 16 bits and in
 # fp32, and its log-probabilities.
 LOGITS_BYTES = {"trl": {4: 14, 2: 10}, "fused": {4: 8, 2: 10}}
+NF4_BYTES = 0.5 + 0.016  # a weight in 4 bits: half a byte, and its share of the scales (QLoRA, arXiv 2305.14314)
 CHUNK_ROWS = 512  # of logits that exist at a time in `fused_orpo`
 # glibc keeps freed blocks for the next request, so that resident memory hardly falls. A process that starts with these
 # in its environment takes blocks from 64 kB on from the system and gives them back one by one: slower, but what is
@@ -119,7 +120,7 @@ def predict(
     logits = (padded if trainer == "trl" else CHUNK_ROWS) * config.vocab_size * LOGITS_BYTES[trainer][width]
     logits += 0 if trainer == "trl" else 2 * tokens * hidden * width  # what goes into the head, and its slopes
     parts = {
-        "weights, 4 bits": weights["layers"] * (0.5 + 0.016) + weights["other"] * width,  # one 8-bit scale for 64
+        "weights, 4 bits": weights["layers"] * NF4_BYTES + weights["other"] * width,
         "embeddings": weights["embeddings"] * width,
         "head": weights["head"] * width,
         "LoRA and its gradients": weights["lora"] * 8,

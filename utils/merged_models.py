@@ -1,13 +1,15 @@
-"""Finds what notebook 05 made, on this machine or on the Hub, the base that it was made from, and the memory they take.
+"""Finds what notebook 05 made, on this machine or on the Hub, and the base that it was made from.
 
 Left out: loading and downloading, see `bases` and `chat_app`.
 """
 
+import hashlib
 import json
-import re
 from pathlib import Path
 
 from utils import bases, hub_access
+
+PROOF = "merge.json"  # beside a merged model
 
 
 def find_merged(given: str | None, artifacts) -> str:
@@ -32,33 +34,59 @@ def find_merged(given: str | None, artifacts) -> str:
     return given
 
 
+def record_merge(merged, adapter, base, about: dict) -> None:
+    """Write beside a merged model, as `merge.json`, what it was made from, for the notebooks after 05.
+
+    Args:
+        merged, adapter: their folders.
+        base: of `utils.bases.describe_base`; of one that is a folder nothing is written, for the file may be published.
+        about: where both are published, and how well the merge was proven.
+    """
+    made_from = {"base_model": base.name if base.commit else None, "base_commit": base.commit}
+    proof = about | made_from | {"adapter_sha256": _hash(adapter)}
+    (Path(merged) / PROOF).write_text(json.dumps(proof, indent=2) + "\n")
+
+
+def check_merged_from(merged, adapter) -> None:
+    """Compare an adapter with the one that a merged model was made from, as far as `merge.json` tells.
+
+    Raises:
+        ValueError: if it was another one, as after a second training without a second merge.
+    """
+    proof = Path(merged) / PROOF
+    made_from = json.loads(proof.read_text()).get("adapter_sha256") if proof.exists() else None
+    if made_from and made_from != _hash(adapter):
+        raise ValueError(f"{merged} was merged from another adapter than {adapter}: run notebook 05 again.")
+
+
 def base_of(model: str, commit: str | None, run_folder, token: str | None = None) -> tuple[str, str | None]:
-    """Return the base that a merged model was made from, and its commit, as its card or the record of its run say.
+    """Return the base that a merged model was made from, and its commit, if that is known.
+
+    Told by `merge.json` of notebook 05, else by the model's card, which names no commit, else by the record of the run.
 
     Args:
         model: folder or Hub id, as of `find_merged`.
         commit: of the Hub repository; `None` for a folder.
-        run_folder: of notebook 03; its record knows a base that is a folder, which no card names.
+        run_folder: of notebook 03; its record knows a base that is a folder, which nothing that is published names.
         token: Hub token for a private repository.
 
     Raises:
-        ValueError: if neither names it, saying what to set.
+        ValueError: if none of them names it, saying what to set.
     """
-    from huggingface_hub import ModelCard, hf_hub_download
+    from huggingface_hub import ModelCard
 
-    card, record = Path(model) / "README.md", Path(run_folder) / "run.json"
-    if commit is not None:
-        with hub_access.in_one_sentence(model, revision=commit):
-            card = Path(hf_hub_download(model, "README.md", revision=commit, token=token))
-    if card.exists():
-        content = ModelCard.load(card)
-        if isinstance(name := content.data.get("base_model"), str):
-            row = re.search(rf"^\| Base \| {re.escape(name)} at `([0-9a-f]{{40}})`", content.text, re.MULTILINE)
-            return name, row[1] if row else None
+    proof, card = (_file(model, name, commit, token) for name in (PROOF, "README.md"))
+    made_from = json.loads(proof.read_text()) if proof else {}
+    if made_from.get("base_model"):
+        return made_from["base_model"], made_from["base_commit"]
+    named = ModelCard.load(card).data.get("base_model") if card else None
+    if isinstance(named, str):
+        return named, None
+    record = Path(run_folder) / "run.json"
     if record.exists():
         run = json.loads(record.read_text())
         return run["recipe"]["base_model"], run["revisions"]["base_model"]
-    raise ValueError(f"Neither the card of {model} nor {record} names its base: set BASE_MODEL to its name or folder.")
+    raise ValueError(f"Neither {model} nor {record} names its base: set BASE_MODEL to its name or folder.")
 
 
 def published_as(model: str, base: str, owner: str) -> str:
@@ -71,24 +99,22 @@ def published_as(model: str, base: str, owner: str) -> str:
     """
     if not Path(model).is_dir():
         return model
-    proof = Path(model) / "merge.json"
+    proof = Path(model) / PROOF
     return json.loads(proof.read_text())["merged"] if proof.exists() else f"{owner}/{bases.model_name(base)}"
 
 
-def memory_gb(skeleton, four_bit: bool, bytes_each: int = 2) -> float:
-    """Return the memory that the weights of a model take, in GB (10^9 bytes).
+def _hash(adapter) -> str:
+    with open(Path(adapter) / "adapter_model.safetensors", "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    In 4 bits only the linear layers shrink, not the embeddings and the output head: NF4 with doubly quantised scales
-    takes 0.516 bytes a weight (4.127 bits, QLoRA, arXiv 2305.14314, section 3).
 
-    Args:
-        skeleton: of `utils.bases.skeleton`.
-        four_bit: whether the linear layers are stored as NF4.
-        bytes_each: of a weight that stays whole: 2 in 16 bits, 4 in 32.
-    """
-    import torch
+def _file(model: str, name: str, commit: str | None, token: str | None) -> Path | None:
+    """Return a small file of a folder or of a Hub repository at a commit, or `None` if it is not there."""
+    from huggingface_hub import HfApi, hf_hub_download
 
-    layers = [module for module in skeleton.modules() if isinstance(module, torch.nn.Linear)]
-    linear = sum(module.weight.numel() for module in layers if module is not skeleton.get_output_embeddings())
-    whole = skeleton.num_parameters() - (linear if four_bit else 0)
-    return (whole * bytes_each + linear * 0.516 * four_bit) / 1e9
+    if commit is None:
+        return Path(model) / name if (Path(model) / name).exists() else None
+    with hub_access.in_one_sentence(model, revision=commit):
+        if not HfApi(token=token).file_exists(model, name, revision=commit):
+            return None
+        return Path(hf_hub_download(model, name, revision=commit, token=token))

@@ -3,6 +3,8 @@
 Left out: full fine-tuning, and every quantisation but NF4. What is known of a base before it is loaded: see `bases`.
 """
 
+from utils import memory
+
 
 def nf4_config(dtype):
     """Describe 4-bit NormalFloat storage with double quantisation (QLoRA, arXiv 2305.14314, section 3).
@@ -18,6 +20,20 @@ def nf4_config(dtype):
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def weights_gb(skeleton, four_bit: bool, bytes_each: int = 2) -> float:
+    """Return the memory that the weights of a model take, in GB (10^9 bytes).
+
+    In 4 bits only the linear layers shrink, not the embeddings and the output head.
+
+    Args:
+        skeleton: of `utils.bases.skeleton`.
+        four_bit: whether the linear layers are stored as NF4.
+        bytes_each: of a weight that stays whole: 2 in 16 bits, 4 in 32.
+    """
+    linear = memory.count_weights(skeleton, ())["layers"] if four_bit else 0
+    return ((skeleton.num_parameters() - linear) * bytes_each + linear * memory.NF4_BYTES) / 1e9
 
 
 def load_base(
