@@ -75,6 +75,12 @@ def course(tmp_path_factory) -> tuple[dict, Path]:
     return run_course(output=output), output
 
 
+@pytest.fixture(scope="session")
+def recorded(course) -> dict[str, dict]:
+    """What each notebook recorded in the course's own run, by its number."""
+    return {item["name"][:2]: item["metrics"] for item in course[0]["notebooks"]}
+
+
 @pytest.fixture
 def run(hub, tmp_path):
     """Run a notebook alone on the session's hub: `run("03", BETA=0.2)`; what it makes goes into `tmp_path`.

@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 
 from utils import course as runner
-from utils import stand_ins, wandb_offline
+from utils import intervals, stand_ins, wandb_offline
 
 NUMBERS = [path.name[:2] for path in runner.select()]
 
@@ -55,9 +55,9 @@ def test_no_cell_warns_or_errs(course, number):
     assert not red
 
 
-def test_training_teaches(course):
+def test_training_teaches(recorded):
     """The margin, the NLL and the end token are learnt on held-out pairs, by more than noise."""
-    figures = entry(course[0], "03")["metrics"]
+    figures = recorded["03"]
     assert figures["eval_nll_after"] < 0.8 * figures["eval_nll_before"]
     assert figures["eval_margin_after"] > figures["eval_margin_before"] + 0.02
     assert figures["eval_accuracy_after"] >= 0.7
@@ -66,10 +66,10 @@ def test_training_teaches(course):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("trainer", ["fused", "fast"])
-def test_the_packed_trainer_learns_the_same(trainer, course, run, tmp_path):
+def test_the_packed_trainer_learns_the_same(trainer, course, recorded, run, tmp_path):
     """One parameter changes, on the pairs of the course's own run, and eight pairs go into one row."""
     shutil.copytree(course[1] / "mix", tmp_path / "mix")
-    figures, stock = run("03", TRAINER=trainer), entry(course[0], "03")["metrics"]
+    figures, stock = run("03", TRAINER=trainer), recorded["03"]
     for name in ("eval_nll_before", "eval_nll_after", "eval_margin_before", "eval_margin_after"):
         assert figures[name] == pytest.approx(stock[name], abs=2e-3), name
     assert figures["eval_nll_after"] < figures["eval_nll_before"] - 0.1 and figures["stopped_after"] >= 4
@@ -99,8 +99,8 @@ def test_the_run_is_recorded(course):
     assert state["global_step"] == run["steps"] == 40
 
 
-def test_the_mix_accounts_for_every_row_and_is_what_03_trains_on(course):
-    figures, mix = entry(course[0], "02")["metrics"], course[1] / "mix"
+def test_the_mix_accounts_for_every_row_and_is_what_03_trains_on(course, recorded):
+    figures, mix = recorded["02"], course[1] / "mix"
     report = json.loads((mix / "report.json").read_text())
     assert report["totals"] == {
         "rows": figures["rows_in"],
@@ -193,11 +193,15 @@ def test_the_wandb_run_carries_answers_settings_data_and_adapter(course):
     assert (kinds["adapter"] / "adapter_model.safetensors").stat().st_size > 100_000
 
 
-def test_the_curves_are_read_from_disk_and_from_wandb_and_judged(course):
-    figures = entry(course[0], "04")["metrics"]
+def test_the_curves_are_read_from_disk_and_from_wandb_and_judged(course, recorded):
+    figures = recorded["04"]
     assert figures["trainer"] == "ORPO" and figures["eval_rows"] == 64 and figures["sick_runs"] == 9
     assert figures["numbers_compared"] == figures["numbers_read"] > 500
-    assert "accuracy below one half at the start" in figures["findings"]
+    # The base was trained on this machine: which note on its taste the first evaluation deserves, that evaluation says.
+    start = json.loads((course[1] / "run" / "trainer_state.json").read_text())["log_history"][0]
+    low, high = intervals.wilson(start["eval_rewards/accuracies"], 64)
+    notes = {"accuracy above one half from the start": low > 0.5, "accuracy below one half at the start": high < 0.5}
+    assert {note: note in figures["findings"] for note in notes} == notes
     assert not {"not finite", "stuck", "learning rate too high", "plateau from step one"} & set(figures["findings"])
     text = (course[1] / "04_read_the_curves.ipynb").read_text()
     assert len(re.findall(r"<img [^>]*alt=", text)) >= 6 and "at most 0.0 apart" in text
@@ -213,7 +217,7 @@ def test_a_second_run_is_drawn_over_the_first(run, course, tmp_path):
     assert "rate_x_100" in (tmp_path / "04_read_the_curves.ipynb").read_text()
 
 
-def test_a_run_at_wandb_is_read_through_its_address(run, course, tmp_path):
+def test_a_run_at_wandb_is_read_through_its_address(run, course, recorded, tmp_path):
     """The real client in the notebook's kernel, on a stand-in of W&B's server that holds the course's own run."""
     from wandb_api import KEY, WandbAPI
 
@@ -225,7 +229,7 @@ def test_a_run_at_wandb_is_read_through_its_address(run, course, tmp_path):
     address = "https://wandb.ai/you/orpo-course/runs/abcd1234?nw=nwuseryou"
     figures = run("04", environment=at_wandb, RUN=address)
     server.stop()
-    there, here = (entry(course[0], "04")["metrics"], figures)
+    there, here = recorded["04"], figures
     assert {key: here[key] for key in ("numbers_read", "findings", "eval_rows")} == {
         key: there[key] for key in ("numbers_read", "findings", "eval_rows")
     }
@@ -253,8 +257,8 @@ def test_the_hub_holds_what_was_pushed_and_nothing_else(course):
     assert weights == pytest.approx(base["model.safetensors"]["size"], rel=0.01)
 
 
-def test_the_merge_is_proven(course):
-    figures = entry(course[0], "05")["metrics"]
+def test_the_merge_is_proven(recorded):
+    figures = recorded["05"]
     assert figures["kl_merge"] < 0.001 < 0.05 < figures["kl_training"]
     assert figures["kl_4_bit_rounding"] > 3 * figures["kl_bf16_rounding"]
     assert max(figures["kl_4_bit_merge"], figures["kl_bf16_merge"]) < 0.01
@@ -375,7 +379,7 @@ def kept_checkpoint(hub) -> str | None:
 
 
 @pytest.mark.timeout(300)
-def test_a_run_that_was_kept_goes_on_and_is_found_on_another_machine(course, run, hub, tmp_path):
+def test_a_run_that_was_kept_goes_on_and_is_found_on_another_machine(course, recorded, run, hub, tmp_path):
     """The first machine is killed after its first checkpoint; the second has only the Hub, and ends the same."""
     kept, first = {"KEEP_REPO": "learner/orpo-run", "SAVE_STEPS": 10}, tmp_path / "first"
     for machine in ("first", "second"):
@@ -396,7 +400,7 @@ def test_a_run_that_was_kept_goes_on_and_is_found_on_another_machine(course, run
     executed = (tmp_path / "second" / "03_train_with_orpo.ipynb").read_text()
     assert f"Fetched {name} from learner/orpo-run" in executed and f"checkpoints/{name}." in executed
     assert "ADAPTER = 'learner/orpo-run'" in executed
-    whole = entry(course[0], "03")["metrics"]
+    whole = recorded["03"]
     same = [key for key in whole if key.startswith(("eval_", "stopped_"))]
     assert {key: resumed[key] for key in same} == pytest.approx({key: whole[key] for key in same}, rel=1e-9)
     files = set(hub.files("learner/orpo-run"))
