@@ -1,64 +1,133 @@
-"""Draws the figures of README.md from what the course computed: `python images/draw_figures.py`.
+"""Draws the figures of the course from what it computed: `python images/draw_figures.py [name ...]`.
 
-00_memory_budget.svg from Llama 3 8B's published shape, 02_mix_waterfall.svg from the counts in data/mixes/,
-03_train_curves.svg and 04_sick_run.svg from the runs in data/runs/, 08_four_methods.svg from what notebook 08 measured,
-in data/comparisons/, and 09_packed_row.svg from the lengths of the first real pairs in benchmarks/pair_lengths.json.
-After a change of the stand-ins, copy artifacts/course/mix/report.json into data/mixes/, and
-artifacts/course/comparison/results.json into data/comparisons/, and run data/runs/train_runs.py first.
+Here stand those that a notebook draws too, with the same function. What is drawn for a page alone has a script of its
+own beside this one: draw_before_and_after.py, draw_pipeline.py, draw_stages.py. Everything is read from data/ and
+benchmarks/; CONTRIBUTING.md says how that is made anew. Left out: any number that is not read or counted.
 """
 
 import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(HERE)]
 
 
-def main(folder: Path = ROOT / "images") -> None:
-    """Draw the figures into a folder."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    matplotlib.rcParams["svg.hashsalt"] = "orpo-course"  # the same figure gives the same file
-    import pandas as pd
+def memory_budget():
+    """Draw the predicted memory of Llama 3 8B by GPU, from its published shape."""
     from transformers import AutoConfig
 
-    from utils import (
-        bases,
-        comparison_figures,
-        cost_figures,
-        curve_figures,
-        curves,
-        memory,
-        mix_figures,
-        mixing,
-        profiles,
-        recipes,
-        step_costs,
-    )
+    from utils import bases, memory, profiles, recipes
 
     llama3 = bases.skeleton(AutoConfig.for_model("llama", **memory.LLAMA_3_8B))
     gpus = {name: profile for name, profile in profiles.PROFILES.items() if profile.gpus}
-    budget, _ = memory.plot_budgets(memory.budgets(llama3, recipes.RECIPES["course-llama3"], gpus), gpus)
-    sources = json.loads((ROOT / "data" / "mixes" / "stand_in.json").read_text())["sources"]
+    return memory.plot_budgets(memory.budgets(llama3, recipes.RECIPES["course-llama3"], gpus), gpus)
+
+
+def loss_surface():
+    """Draw ORPO's odds term over the log-probabilities of both answers."""
+    from utils import loss_explorer
+
+    figure, alt = loss_explorer.plot_loss_surface()
+    figure.axes[0].collections[0].set_rasterized(True)  # its outlines would take 200 KB
+    return figure, alt
+
+
+def mechanism():
+    """Draw what notebook 01 measured: SFT, and ORPO at several values of lambda."""
+    from utils import orpo_figures
+
+    measured = read("data/mechanism/stand_in.json")
+    return orpo_figures.plot_runs(measured["steps"], measured["runs"])
+
+
+def mix_waterfall():
+    """Draw what became of the rows of the stand-in sources, from the counts of notebook 02."""
+    import pandas as pd
+
+    from utils import mix_figures, mixing
+
+    sources = read("data/mixes/stand_in.json")["sources"]
     fates = {name: entry["dropped"] | {None: entry["train"] + entry["test"]} for name, entry in sources.items()}
     rows = [(name, fate) for name, counts in fates.items() for fate, count in counts.items() for _ in range(count)]
-    mix, _ = mix_figures.plot_waterfall(pd.DataFrame(rows, columns=["source", "reason"]), mixing.REASONS)
-    names = {"healthy": "healthy", "rate_x_100": "a hundred times the rate"}
-    runs = [curves.read_run(str(ROOT / "data" / "runs" / folder), None, name) for folder, name in names.items()]
-    metrics = ("nll_loss", "rewards/margins", "rewards/accuracies")
-    training = curve_figures.plot_history(runs[0].history, metrics)
-    sick, _ = curve_figures.plot_runs(runs, ["accuracies", "margins", "loss"])
+    return mix_figures.plot_waterfall(pd.DataFrame(rows, columns=["source", "reason"]), mixing.REASONS)
+
+
+def sick_run():
+    """Draw the healthy run beside one at a hundred times the rate."""
+    from utils import curve_figures
+
+    both = runs({"healthy": "healthy", "rate_x_100": "a hundred times the rate"})
+    return curve_figures.plot_runs(both, ["accuracies", "margins", "loss"])
+
+
+def four_methods():
+    """Draw what notebook 08 measured of its four methods."""
+    from utils import comparison_figures
+
+    compared = read("data/comparisons/stand_in.json")
+    return comparison_figures.plot_tracks(compared["methods"], compared["pairs"]["test"])
+
+
+def packed_row():
+    """Draw the first two real pairs' lengths as padded rows and as one packed row."""
+    from utils import cost_figures, step_costs
+
     lengths = step_costs.read_lengths(ROOT / "benchmarks" / "pair_lengths.json", 2)
-    row, _ = cost_figures.plot_batch(step_costs.made_up_rows(lengths, 4096))
-    compared = json.loads((ROOT / "data" / "comparisons" / "stand_in.json").read_text())
-    methods, _ = comparison_figures.plot_tracks(compared["methods"], compared["pairs"]["test"])
-    drawn = {"00_memory_budget": budget, "02_mix_waterfall": mix, "03_train_curves": training, "04_sick_run": sick}
-    drawn |= {"08_four_methods": methods, "09_packed_row": row}
-    for name, figure in drawn.items():
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    return cost_figures.plot_batch(step_costs.made_up_rows(lengths, 4096))
+
+
+def read(name: str):
+    """Read a JSON file of the course."""
+    return json.loads((ROOT / name).read_text())
+
+
+def runs(names: dict[str, str]) -> list:
+    """Read runs of data/runs/: folder -> the name it gets."""
+    from utils import curves
+
+    return [curves.read_run(str(ROOT / "data" / "runs" / folder), None, name) for folder, name in names.items()]
+
+
+def figures_by_name() -> dict:
+    """Return name -> function that draws it and returns (figure, alt text)."""
+    import draw_before_and_after
+    import draw_pipeline
+    import draw_stages
+
+    return {
+        "00_memory_budget": memory_budget,
+        "00_pipeline": draw_pipeline.draw,
+        "01_loss_surface": loss_surface,
+        "01_mechanism": mechanism,
+        "02_mix_waterfall": mix_waterfall,
+        "03_before_and_after": draw_before_and_after.draw,
+        "04_sick_run": sick_run,
+        "08_four_methods": four_methods,
+        "08_stages": draw_stages.draw,
+        "09_packed_row": packed_row,
+    }
+
+
+def main(folder: Path = HERE, names: list[str] | None = None) -> None:
+    """Draw all figures, or those that are named, into a folder.
+
+    Raises:
+        ValueError: naming the figures that there are, for a name that is none of them.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from utils import figures
+
+    known = figures_by_name()
+    if unknown := sorted(set(names or []) - set(known)):
+        raise ValueError(f"There is no figure {', '.join(unknown)}. There are: {', '.join(known)}.")
+    for name in names or known:
+        figure, alt = known[name]()
+        figures.save_svg(figure, folder / f"{name}.svg", alt)
 
 
 if __name__ == "__main__":
-    main()
+    main(names=sys.argv[1:])

@@ -3,7 +3,7 @@
 What is drawn is counted or measured by `step_costs` and by notebook 09. Left out: doing so.
 """
 
-from utils.figures import COLOURS, SEQUENCE, new_figure
+from utils.figures import COLOURS, line_style, new_figure
 
 KINDS = {  # colour and hatch of a token's kind: patterns tell apart what stands twice, or for nothing
     "prompt": (COLOURS["neutral"], ""),
@@ -130,10 +130,10 @@ def plot_roofline(rates: dict[str, float], parts: dict[str, tuple[float, float]]
     low, high = min(places) / 4, max(places) * 4
     heights = [min(rates["matrix"], rates["bandwidth"] * at) for at in (low, edge, high)]
     axis.plot([low, edge, high], heights, color="black", label="roof: bandwidth, then matrix rate")
-    for colour, marker, (name, (intensity, rate)) in zip(SEQUENCE, "osD^vP*", parts.items(), strict=False):
+    for place, (name, (intensity, rate)) in enumerate(parts.items()):
         roof = min(rates["matrix"], rates["bandwidth"] * intensity)
         label = f"{name}: {rate / roof:.0%} of its roof"
-        axis.plot(intensity, rate, marker, color=colour, markersize=8, linestyle="", label=label)
+        axis.plot(intensity, rate, **line_style(place) | {"linestyle": "", "markersize": 8, "label": label})
     axis.set(xscale="log", yscale="log", xlabel="FLOPs for each byte that moves", ylabel="FLOP/s")
     axis.legend(fontsize=8, loc="lower right")
     said = "; ".join(f"{name} {rate:.2g} FLOP/s at {at:.2g} FLOPs a byte" for name, (at, rate) in parts.items())

@@ -142,9 +142,10 @@ def _fill_axis(axis, runs, metrics, smoothing: int, steps) -> str:
     if several:
         lines = [(run, metrics[0], run.name, _style(place)) for place, run in enumerate(runs)]
     else:
-        lines = [
-            (runs[0], metric, metric, {"color": COLOURS[METRIC_COLOURS.get(metric, "neutral")]}) for metric in metrics
-        ]
+        colours = [COLOURS[METRIC_COLOURS.get(metric, "neutral")] for metric in metrics]
+        ways = [{"marker": "o"}, {"marker": "s", "linestyle": "--"}][: len(metrics)]  # no panel has more than two
+        styles = [{"color": colour} | way for colour, way in zip(colours, ways, strict=True)]
+        lines = [(runs[0], metric, metric, style) for metric, style in zip(metrics, styles, strict=True)]
     curves = [cut_curve(run, metric, smoothing, steps) for run, metric, _, _ in lines]
     if not any(len(curve.mean) + len(curve.evaluation) + len(curve.lost) for curve in curves):
         trainer = "these trainers" if several else "this trainer"

@@ -96,13 +96,13 @@ def draw_curve(axis, curve, alone: bool = True, **style) -> None:
     Args:
         curve: of `cut_curve`.
         alone: also draw each training point, faint, and join the evaluations: too much where several runs meet.
-        style: of the markers; `color` is that of the line too.
+        style: of the markers; `color` is that of the line too, and `linestyle` of the line alone.
     """
-    colour = style["color"]
+    colour, line = style["color"], style.pop("linestyle", "-")
     if alone:
         axis.plot(curve.train, ".", color=colour, **FAINT)
     breaks = curve.mean.reindex(sorted([*curve.mean.index, *curve.lost]))  # no line where nothing was finite
-    axis.plot(breaks, color=colour, linewidth=1.8 if alone else 1.1)
+    axis.plot(breaks, line, color=colour, linewidth=1.8 if alone else 1.1)
     if curve.band:
         low, high = curve.band
         axis.fill_between(low.index, low, high, color=colour, alpha=0.13, linewidth=0)

@@ -1,19 +1,60 @@
-"""One plotting style for every figure: colour-blind safe, readable on light and dark pages, with alt text."""
+"""One plotting style for every figure: colour-blind safe, readable on light and dark pages, with alt text.
+
+Two series in a panel also differ in marker, line or pattern, for print and for eyes that see no colours. Left out: what
+is drawn, which stands in the modules named `..._figures`.
+"""
 
 import base64
 import html
 import io
 
-# Okabe and Ito, without the yellow that vanishes on white.
+# Okabe and Ito, without the yellow that vanishes on white. The grey is dark: to eyes that do not tell red from green, a
+# middle grey looks like their green.
 COLOURS = {
     "chosen": "#0072B2",
     "rejected": "#D55E00",
     "margin": "#009E73",
     "loss": "#56B4E9",
     "eval": "#CC79A7",
-    "neutral": "#777777",
+    "neutral": "#4d4d4d",
 }
-SEQUENCE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#777777"]
+SEQUENCE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#4d4d4d"]
+
+MARKERS, LINES, HATCHES = "osD^vP*X", ["-", "--", "-.", ":"], ["", "////", "....", "xxxx"]
+
+
+def line_style(place: int) -> dict:
+    """Return colour, marker and line of series number `place`; the first seven lines are solid.
+
+    Raises:
+        ValueError: from the 29th series on, which would look like the first.
+
+    Example:
+        >>> line_style(0) == line_style(7), line_style(7)["linestyle"]
+        (False, '--')
+    """
+    return {"color": SEQUENCE[place % 7], "marker": MARKERS[place % 8], "linestyle": LINES[_round(place)]}
+
+
+def fill_style(place: int) -> dict:
+    """Return colour and pattern of bar or area number `place`; the first seven have no pattern.
+
+    Raises:
+        ValueError: from the 29th on, which would look like the first.
+
+    Example:
+        >>> fill_style(8)["hatch"]
+        '////'
+    """
+    return {"facecolor": SEQUENCE[place % 7], "hatch": HATCHES[_round(place)], "edgecolor": "white", "linewidth": 0.5}
+
+
+def _round(place: int) -> int:
+    """Return how often all colours have been used before series number `place`."""
+    if not 0 <= place < len(SEQUENCE) * len(LINES):
+        most = len(SEQUENCE) * len(LINES)
+        raise ValueError(f"Series {place + 1} of a figure: only {most} look different. Draw fewer, or several figures.")
+    return place // len(SEQUENCE)
 
 
 def new_figure(columns: int = 1, rows: int = 1, width: float = 4.2, height: float = 3.0):
@@ -57,10 +98,42 @@ def as_image(figure, alt: str):
 
 
 def show(figure, alt: str) -> None:
-    """Display a figure as an image with alt text, and close it."""
+    """Display a figure as an image with alt text, and close it; where only text is shown, the alt text is."""
     from IPython.display import display
 
-    display(as_image(figure, alt))
+    display({"text/html": as_image(figure, alt).data, "text/plain": f"Figure: {alt}"}, raw=True)
+
+
+def save_svg(figure, path, alt: str) -> None:
+    """Write a figure as SVG on a white card with round corners, which also a dark page shows as one, and close it.
+
+    Letters are drawn as shapes, so that no font is needed. The same figure gives the same file.
+
+    Args:
+        figure: of matplotlib, with the layout of `new_figure`.
+        path: of the file.
+        alt: becomes the title of the SVG, for those who open it alone.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import FancyBboxPatch
+
+    width, height = figure.get_size_inches()
+    options = {"facecolor": "white", "edgecolor": "#d0d7de", "linewidth": 0.8, "zorder": -1}
+    card = FancyBboxPatch(
+        (0.02, 0.02),
+        width - 0.04,
+        height - 0.04,
+        boxstyle="round,pad=0,rounding_size=0.1",
+        transform=figure.dpi_scale_trans,
+        **options,
+    )
+    card.set_in_layout(False)
+    figure.add_artist(card)
+    figure.patch.set_visible(False)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    with plt.rc_context({"svg.hashsalt": "orpo-course", "svg.fonttype": "path"}):
+        figure.savefig(path, format="svg", metadata={"Date": None, "Title": alt})
+    plt.close(figure)
 
 
 def as_table(rows):

@@ -167,17 +167,16 @@ def plot_budgets(budgets: dict[str, dict[str, float]], profiles: dict):
     Returns:
         (figure, alt text).
     """
-    from utils.figures import SEQUENCE, new_figure
+    from utils.figures import fill_style, new_figure
 
     figure, (axis,) = new_figure(width=8.5, height=3.2)
     largest = max(sum(parts.values()) for parts in budgets.values())
     unit, scale = ("GB", 1.0) if largest >= 1 else ("MB", 1000.0)
     parts = list(next(iter(budgets.values())))
-    for part, colour in zip(parts, SEQUENCE, strict=True):
-        left = [sum(list(budget.values())[: parts.index(part)]) * scale for budget in budgets.values()]
-        axis.barh(
-            list(budgets), [budget[part] * scale for budget in budgets.values()], left=left, label=part, color=colour
-        )
+    for place, part in enumerate(parts):
+        left = [sum(list(budget.values())[:place]) * scale for budget in budgets.values()]
+        widths = [budget[part] * scale for budget in budgets.values()]
+        axis.barh(list(budgets), widths, left=left, label=part, **fill_style(place))
     sentences = []
     for row, (name, budget) in enumerate(budgets.items()):
         needed, size = sum(budget.values()), profiles[name].memory_gb

@@ -6,9 +6,7 @@ All are drawn from a ledger: a data frame with one line for every row of every s
 returns (figure, alt text). Left out: making the ledger, and the texts, which `pair_browser` shows.
 """
 
-from itertools import cycle
-
-from utils.figures import COLOURS, SEQUENCE, new_figure
+from utils.figures import COLOURS, SEQUENCE, fill_style, line_style, new_figure
 
 # What 1,000 pairs that fit into 1,024 tokens hold, each prompt counted twice: modelled from the mix's byte counts, for
 # the run that `Profile.hours` is stated for gives no tokens.
@@ -54,9 +52,9 @@ def plot_waterfall(ledger, reasons):
     # Where each bar ends: a reason where the one before it begins
     right = [everything - int(total[steps[1:line]].sum()) for line in lines]
     start = [end - int(total[step]) for step, end in zip(steps, right, strict=True)]
-    for (source, colour), (_, counts) in zip(_colours(ledger).items(), table.iloc[:-1].iterrows(), strict=True):
+    for (source, place), (_, counts) in zip(_places(ledger).items(), table.iloc[:-1].iterrows(), strict=True):
         sizes = [int(counts[step]) for step in steps]
-        axis.barh(lines, sizes, left=start, height=0.72, color=colour, label=source)
+        axis.barh(lines, sizes, left=start, height=0.72, label=source, **fill_style(place))
         start = [begin + size for begin, size in zip(start, sizes, strict=True)]
     for line, (step, end) in enumerate(zip(steps, right, strict=True)):
         if line:  # also shows where a bar stands that is too short to be seen
@@ -134,11 +132,11 @@ def plot_lengths(ledger, max_lengths=(512, 768, 1024, 1536, 2048), chosen: int =
     if not lengths:
         raise ValueError("No pair has its tokens counted, so there are no lengths to draw.")
     figure, (left, right) = new_figure(2, width=4.8, height=3.6)
-    windows, colours = sorted({*max_lengths, chosen}), _colours(ledger)
+    windows, places = sorted({*max_lengths, chosen}), _places(ledger)
     for line, (source, tokens) in enumerate(lengths.items()):
         low, first, middle, third, high = np.percentile(tokens, [5, 25, 50, 75, 95])
-        left.hlines(line, low, high, color=colours[source], linewidth=1.5)
-        left.barh(line, third - first, left=first, height=0.6, color=colours[source])
+        left.hlines(line, low, high, color=line_style(places[source])["color"], linewidth=1.5)
+        left.barh(line, third - first, left=first, height=0.6, **fill_style(places[source]))
         left.plot([middle, middle], [line - 0.3, line + 0.3], color="black", linewidth=2)
     for window in windows:
         left.axvline(window, color="black", linestyle=":", linewidth=2 if window == chosen else 0.8, zorder=0)
@@ -152,8 +150,9 @@ def plot_lengths(ledger, max_lengths=(512, 768, 1024, 1536, 2048), chosen: int =
     top.set_xticks([], minor=True)
     for source, tokens in (lengths | {"all": whole["tokens"]}).items():
         percent = [100 * np.mean(tokens > window) for window in windows]
-        bold = {"color": "black", "linewidth": 2.5, "zorder": 3} if source == "all" else {"color": colours[source]}
-        right.plot(windows, percent, marker="o", markersize=4, label=source, **bold)
+        bold = {"color": "black", "linewidth": 2.5, "zorder": 3}
+        style = bold if source == "all" else line_style(places[source])
+        right.plot(windows, percent, markersize=4, label=source, **style)
     right.axvline(chosen, color="black", linestyle=":", linewidth=2, zorder=0)
     right.set(xscale="log", xlabel="max_length (tokens)", ylabel="% of pairs", ylim=(0, None))
     _set_ticks(right, windows, "{:,}".format, fontsize=8)
@@ -232,9 +231,9 @@ def in_words(hours: float) -> str:
     return f"{float(f'{hours / size:.2g}'):g} {unit}"
 
 
-def _colours(ledger) -> dict[str, str]:
-    """Give each source its colour, the same one in every figure."""
-    return dict(zip(ledger["source"].unique(), cycle(SEQUENCE), strict=False))
+def _places(ledger) -> dict[str, int]:
+    """Number the sources, so that each has the same colour, marker and pattern in every figure."""
+    return {source: place for place, source in enumerate(ledger["source"].unique())}
 
 
 def _millions(tokens: float) -> str:
