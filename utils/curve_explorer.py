@@ -42,7 +42,7 @@ def explore(runs):
         steps=widgets.IntRangeSlider(
             value=(0, max(last, 1)), min=0, max=max(last, 1), description="Steps:", continuous_update=False
         ),
-        page=widgets.HTML(),
+        page=widgets.HTML(layout={"display": "block"}),  # as a flex box, a table would make it wider than the page
     )
     choices = [controls.runs, controls.panels, controls.smoothing, controls.steps]
     for control in choices:
@@ -55,7 +55,8 @@ def explore(runs):
             return
         steps = controls.steps.value
         figure, alt = plot_runs(chosen, panels, controls.smoothing.value, steps)
-        controls.page.value = as_image(figure, alt).data + _table(chosen, panels, steps)
+        picture = f'<div style="min-width:48em">{as_image(figure, alt).data}</div>'
+        controls.page.value = _scrolling("curves", picture) + _table(chosen, panels, steps)
 
     for control in choices:
         control.observe(draw, "value")
@@ -77,6 +78,11 @@ def _by_name(runs) -> dict:
     return named
 
 
+def _scrolling(name: str, body: str) -> str:
+    """Keep a body legible: on a narrow page it is scrolled, in a region that a keyboard can scroll too."""
+    return f'<div role="region" aria-label="{name}" tabindex="0" style="overflow:auto">{body}</div>'
+
+
 def _table(runs, panels, steps) -> str:
     """List the last evaluation of each metric that has one, with its interval, as HTML; nothing for many runs."""
     if len(runs) > MOST_RUNS_IN_TABLE:
@@ -88,11 +94,15 @@ def _table(runs, panels, steps) -> str:
             rows.append([metric, *(cell or "none" for cell in cells)])
     if not rows:
         return "<p>No evaluation in these steps.</p>"
-    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in ["last evaluation", *(r.name for r in runs)])
+    # Not every kind of notebook keeps columns apart itself
+    cell = 'style="padding:0.1em 0.8em 0.1em 0;text-align:left;white-space:nowrap"'
+    names = ["last evaluation", *(run.name for run in runs)]
+    head = "".join(f'<th scope="col" {cell}>{html.escape(name)}</th>' for name in names)
     body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
+        f'<tr><th scope="row" {cell}>{metric}</th>{"".join(f"<td {cell}>{value}</td>" for value in values)}</tr>'
+        for metric, *values in rows
     )
-    return f'<div style="overflow:auto"><table><tr>{head}</tr>{body}</table></div>'
+    return _scrolling("last evaluations", f"<table><tr>{head}</tr>{body}</table>")
 
 
 def _last(curve) -> str:

@@ -148,7 +148,7 @@ def browse(ledger, read, reasons):
     ordered = [reason for reason in dict.fromkeys([*reasons, *found.index]) if reason in found.index]
     outcomes = [("all", "all"), (f"kept ({(~dropped).sum():,})", "kept")]
     outcomes += [(f"dropped: {reason} ({found[reason]:,})", reason) for reason in ordered]
-    style = {"style": {"description_width": "initial"}}
+    style = {"style": {"description_width": "initial"}, "layout": {"max_width": "100%"}}
     source = widgets.Dropdown(
         options=[("all", "all"), *((f"{name} ({count:,})", name) for name, count in sources.items())],
         description="Source:",
@@ -161,12 +161,12 @@ def browse(ledger, read, reasons):
         max=longest,
         description="Whole length (tokens):",
         continuous_update=False,
-        layout=widgets.Layout(width="36em", max_width="100%"),
-        **style,
+        style=style["style"],
+        layout={"width": "36em", "max_width": "100%"},
     )
     number = widgets.BoundedIntText(1, min=1, max=1, description="Match number:", **style)
     previous, following = (widgets.Button(description=text, tooltip=f"{text} match") for text in ("Previous", "Next"))
-    matches, page = widgets.HTML(), widgets.HTML()
+    matches, page = widgets.HTML(), widgets.HTML(layout={"display": "block"})  # a flex box could outgrow the page
     found_rows = np.array([], dtype=int)
 
     def show(_=None):
