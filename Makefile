@@ -12,11 +12,17 @@ PYTHON_IS_NEW_ENOUGH = $(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 
 # One stamp for each set of versions: another set in the same VENV installs again.
 INSTALLED = $(VENV)/installed-$(notdir $(CONSTRAINTS))
 
-.PHONY: help course test format badges newest clean
+# The site is built in an environment of its own, out of what `make course` left behind.
+SITE_VENV ?= .venv-site
+COURSE ?= artifacts/course
+SITE ?= artifacts/site
+
+.PHONY: help course test site site-environment format badges newest clean
 
 help:
 	@echo "make course [ONLY=05]                   run the notebooks without a GPU or the internet, into artifacts/course"
 	@echo "make test [TESTS=tests/test_lint.py]    run the tests, or some of them"
+	@echo "make site                               what make course left behind as pages to read, into artifacts/site"
 	@echo "make format                             format and lint code and notebooks"
 	@echo "make badges REPO=owner/name [REF=tag]   write your repository into every badge and clone line"
 	@echo "make newest [TESTS=]                    compare the pins with the newest releases, and run tests on those; TESTS= only compares"
@@ -27,6 +33,12 @@ course: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest $(TESTS)
+
+site: site-environment
+	@test -f "$(COURSE)/report.json" || $(MAKE) course
+	@$(SITE_VENV)/bin/python site/build.py --course "$(COURSE)" --output "$(SITE)"
+
+site-environment: $(SITE_VENV)/installed-site.txt
 
 format: $(INSTALLED)
 	$(VENV)/bin/python -m ruff format .
@@ -42,7 +54,7 @@ newest: $(INSTALLED)
 
 # artifacts/mix, artifacts/run and artifacts/merged stay: they may be hours of training.
 clean:
-	rm -rf .venv .venv-colab .venv-newest .pytest_cache .ruff_cache artifacts/course
+	rm -rf .venv .venv-colab .venv-newest .venv-site .pytest_cache .ruff_cache artifacts/course artifacts/site
 	find utils tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is written last, so that an install that failed is tried again.
@@ -54,4 +66,11 @@ $(INSTALLED): requirements.txt requirements-dev.txt $(CONSTRAINTS)
 	@$(VENV)/bin/python -m pip install --quiet -r requirements.txt -c $(CONSTRAINTS)
 	@echo "Step 2 of 2: what runs and tests them"
 	@$(VENV)/bin/python -m pip install --quiet -r requirements-dev.txt -c $(CONSTRAINTS)
+	@touch $@
+
+$(SITE_VENV)/installed-site.txt: constraints/site.txt
+	@$(PYTHON_IS_NEW_ENOUGH)
+	@echo "Installing $< into $(SITE_VENV), once; about a minute"
+	@$(PYTHON) -m venv $(SITE_VENV)
+	@$(SITE_VENV)/bin/python -m pip install --quiet -r $<
 	@touch $@
