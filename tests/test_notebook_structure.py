@@ -27,7 +27,10 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 MODULES = sorted(path for path in (ROOT / "utils").glob("*.py") if path.stem != "__init__")
 
-CODE_CELLS = range(10, 26)  # in a notebook, the setup and the parameters cell among them
+# In a notebook, the setup and the parameters cell among them. Cells after the heading of the exercises are not counted:
+# what a lesson holds at once is limited, and nobody who only reads has to read those.
+CODE_CELLS = range(10, 26)
+EXERCISES = re.compile("^## On your own$", flags=re.MULTILINE)
 # Non-blank lines of a code cell; the setup cell and the parameters cell are not counted.
 MEDIAN_LINES, LONG_LINES, LONG_SHARE, MOST_LINES = 10, 20, 0.15, 40
 
@@ -47,10 +50,13 @@ MAY_IMPORT = {
     "curve_lines": {"intervals"},
     "curve_quiz": {"curve_figures", "curve_lines", "intervals"},
     "curves": {"keeping", "wandb_offline", "wandb_online"},
+    "data_exercises": {"exercises", "memory", "profiles", "sources"},
     "diagnosis": {"intervals"},
     "evaluation": {"intervals", "model_loading"},
     "examining": {"chat_format", "overlap", "pair_formats", "preference_data"},
     "keeping": {"hub_access"},
+    "loss_explorer": {"orpo_math"},
+    "memory_calculator": {"bases", "memory", "preflight", "profiles", "recipes"},
     "model_card": {"bases", "curve_figures", "curves"},
     "merging": {"hub_access"},
     "merged_models": {"bases", "hub_access"},
@@ -58,15 +64,21 @@ MAY_IMPORT = {
     "memory_limits": {"training_checks"},
     "mixing": {"examining", "overlap"},
     "model_loading": {"memory"},
+    "orpo_exercises": {"exercises", "orpo_math"},
+    "orpo_figures": {"orpo_math"},
     "preference_data": {"pair_formats"},
     "preflight": {"bases", "memory", "profiles", "recipes"},  # it foretells what they will do
     "recipes": {"recipe_book"},
+    "results_exercises": {"exercises"},
+    "runtime_exercises": {"exercises"},
     "source_loading": {"hub_access", "preference_data", "sources"},
     "source_stand_ins": {"benchmark_stand_ins", "small_world"},
     "sources": {"pair_formats"},
     "step_costs": {"memory", "model_loading"},
     "stand_ins": {"benchmark_stand_ins", "small_world", "source_stand_ins"},
     "practice_hub": {"practice_repositories", "practice_storage"},
+    "token_heat_map": {"evaluation"},
+    "training_exercises": {"chat_format", "exercises", "hub_access", "memory", "merging"},
     "training_checks": {"fused_orpo"},
     "wandb_records": {"hub_access", "keeping"},
     "practice_storage": {"practice_repositories"},
@@ -104,6 +116,14 @@ class Notebook:
     def code(self) -> list:
         """The code cells after setup and parameters."""
         return [cell for cell in self.cells[3:] if cell.cell_type == "code"]
+
+    @property
+    def lesson(self) -> list:
+        """The cells before the exercises; all, if there are none."""
+        own = [
+            place for place, it in enumerate(self.cells) if it.cell_type == "markdown" and EXERCISES.search(it.source)
+        ]
+        return self.cells[: own[0]] if own else self.cells
 
     @property
     def tree(self) -> ast.Module:
@@ -281,7 +301,7 @@ def test_every_code_cell_parses(notebook):
 
 
 def test_number_and_length_of_code_cells(notebook):
-    number = sum(cell.cell_type == "code" for cell in notebook.cells)
+    number = sum(cell.cell_type == "code" for cell in notebook.lesson)
     assert number in CODE_CELLS, f"{number} code cells, not {CODE_CELLS.start} to {CODE_CELLS.stop - 1}"
     longest = max(notebook.code, key=lambda cell: lines_of(cell.source))
     assert lines_of(longest.source) <= MOST_LINES, f"{longest.id} has {lines_of(longest.source)} lines"
@@ -651,13 +671,20 @@ def few_cells(notebook):
     del notebook.cells[5:-1]
 
 
-def long_cells(lines: int, times: int):
+def long_cells(lines: int, times: int, place: int = 5):
+    """A fault: more cells, in the middle of the lesson."""
+
     def fault(notebook):
         for number in range(times):
             cell = nbformat.v4.new_code_cell("\n".join(["value = 1"] * lines), id=f"long-{number}")
-            notebook.cells.insert(-1, cell)
+            notebook.cells.insert(place, cell)
 
     return fault
+
+
+def one_cell_too_many(notebook):
+    number = sum(cell.cell_type == "code" for cell in notebook.lesson)
+    long_cells(1, CODE_CELLS.stop - number)(notebook)
 
 
 FAULTS = [
@@ -698,6 +725,7 @@ FAULTS = [
     (test_every_code_cell_parses, append("def f(:\n    pass")),
     (test_number_and_length_of_code_cells, few_cells),
     (test_number_and_length_of_code_cells, long_cells(1, 30)),
+    (test_number_and_length_of_code_cells, one_cell_too_many),
     (test_number_and_length_of_code_cells, long_cells(41, 1)),
     (test_number_and_length_of_code_cells, long_cells(21, 5)),
     (test_the_median_code_cell_is_short, long_cells(MEDIAN_LINES + 1, 30)),
@@ -742,6 +770,18 @@ def test_a_fault_in_a_notebook_is_found(check, fault):
     broken = load(sound)
     fault(broken)
     assert complaint(check, broken)
+
+
+def test_the_cells_of_exercises_are_not_counted_and_all_others_are():
+    check = test_number_and_length_of_code_cells
+    taught = [it for it in map(load, NOTEBOOKS) if len(it.lesson) < len(it.cells) and complaint(check, it) is None]
+    assert taught, "no notebook has exercises and passes this check"
+    sound = taught[0]
+    long_cells(1, CODE_CELLS.stop, place=-1)(sound)
+    assert complaint(check, sound) is None
+    for cell in sound.cells:
+        cell.source = EXERCISES.sub("## By yourself", cell.source)
+    assert "code cells, not 10 to 25" in complaint(check, sound)
 
 
 def test_every_check_of_a_notebook_has_a_fault():

@@ -37,7 +37,7 @@ def test_the_series_runs_and_reports(course):
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_each_notebook_keeps_its_time(course, number):
-    assert entry(course[0], number)["seconds"] <= 60
+    assert entry(course[0], number)["seconds"] <= (120 if number == "01" else 60)  # 01 trains four times
 
 
 @pytest.mark.parametrize("number", NUMBERS)

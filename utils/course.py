@@ -36,6 +36,7 @@ PARAMETERS = {
     "09": {"NUM_PAIRS": 8, "REPEATS": 1, "MAX_LENGTH": 512},  # one optimizer step of short pairs shows it all
 }
 ARTEFACTS = {
+    "01": "orpo",
     "02": "mix",
     "03": "run",
     "05": "merged",

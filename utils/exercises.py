@@ -1,0 +1,93 @@
+"""The mechanism of the exercises: an untried answer stops nothing, a wrong one fails with a message that teaches.
+
+Left out: the questions, which stand in the notebooks, and what is right, in the modules of each notebook's checks.
+"""
+
+import math
+import reprlib
+from collections.abc import Callable, Iterable
+from functools import wraps
+from numbers import Integral, Real
+
+
+def exercise(asked: str) -> Callable:
+    """Make a check of an answer out of a function that asserts what is right of it, and returns what to tell then.
+
+    Args:
+        asked: what to give, as in "a number of steps".
+
+    Example:
+        >>> @exercise("the sum of 2 and 2")
+        ... def check_sum(answer):
+        ...     close(answer, 4, "The sum")
+        ...     return "Right: 2 + 2 = 4."
+        >>> check_sum(None)
+        Not tried yet: give the sum of 2 and 2.
+        >>> check_sum(4)
+        Right: 2 + 2 = 4.
+    """
+
+    def make(check: Callable) -> Callable:
+        @wraps(check)
+        def checked(answer, *arguments, **named) -> None:
+            if answer is None:
+                print(f"Not tried yet: give {asked}.")
+            else:
+                print(check(answer, *arguments, **named))
+
+        return checked
+
+    return make
+
+
+def number(answer, what: str, least: float | None = None, whole: bool = False) -> float:
+    """Return the answer where it is a finite number, `least` or more, and whole where that is asked.
+
+    Raises:
+        AssertionError: naming the value. `what` is the subject of the sentence, as in "The number of steps".
+    """
+    kind = "a whole number" if whole else "a number"
+    is_number = isinstance(answer, Real) and not isinstance(answer, bool) and math.isfinite(answer)
+    assert is_number, f"{what} is {kind}, not {reprlib.repr(answer)}."
+    assert not whole or isinstance(answer, Integral) or answer == int(answer), f"{what} is {kind}, not {answer:g}."
+    assert least is None or answer >= least, f"{what} is {least:g} or more, not {answer:g}."
+    return answer
+
+
+def close(answer, right: float, what: str, relative: float = 0.02, why: str = "") -> float:
+    """Return the answer where it is the right number but for a share of it; `relative=0` asks for the same number.
+
+    Raises:
+        AssertionError: saying how far off it is, then `why`: what to look at, or what was forgotten.
+    """
+    number(answer, what)
+    if math.isclose(answer, right, rel_tol=max(relative, 1e-9), abs_tol=1e-9):
+        return answer
+    direction = "too large" if answer > right else "too small"
+    factor = max(answer / right, right / answer) if answer * right > 0 else 1
+    times = f"{factor:.3g} times " if factor > 1.1 else ""
+    raise AssertionError(f"{what} is not {answer:g}, which is {times}{direction}. {why}".strip())
+
+
+def choice(answer, choices: Iterable[str], what: str) -> str:
+    """Return the answer where it is one of these names; else raise `AssertionError`, which lists them."""
+    names = list(choices)
+    assert isinstance(answer, str) and answer in names, (
+        f"{what} is one of {', '.join(map(repr, names))}, not {reprlib.repr(answer)}."
+    )
+    return answer
+
+
+def function(answer, what: str) -> Callable:
+    """Return the learner's function, made to raise `AssertionError` with its input and its error where it fails."""
+    assert callable(answer), f"{what} is a function, given by its name without parentheses, not {reprlib.repr(answer)}."
+
+    @wraps(answer)
+    def called(*arguments, **named):
+        try:
+            return answer(*arguments, **named)
+        except Exception as error:
+            given = ", ".join([*map(reprlib.repr, arguments), *(f"{k}={reprlib.repr(v)}" for k, v in named.items())])
+            raise AssertionError(f"{what} fails for ({given}) with {type(error).__name__}: {error}") from error
+
+    return called
