@@ -35,7 +35,7 @@ test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest $(TESTS)
 
 site: site-environment
-	@test -f "$(COURSE)/report.json" || $(MAKE) course
+	@test -f "$(COURSE)/report.json" || test "$(COURSE)" != artifacts/course || $(MAKE) course
 	@$(SITE_VENV)/bin/python site/build.py --course "$(COURSE)" --output "$(SITE)"
 
 site-environment: $(SITE_VENV)/installed-site.txt
@@ -54,7 +54,7 @@ newest: $(INSTALLED)
 
 # artifacts/mix, artifacts/run and artifacts/merged stay: they may be hours of training.
 clean:
-	rm -rf .venv .venv-colab .venv-newest .venv-site .pytest_cache .ruff_cache artifacts/course artifacts/site
+	rm -rf .venv .venv-colab .venv-newest .venv-site .pytest_cache .ruff_cache artifacts/course artifacts/site artifacts/screenshots
 	find utils tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is written last, so that an install that failed is tried again.

@@ -1,7 +1,7 @@
 """Answers before and after training beside the held-out curves: `python images/draw_figures.py 03_before_and_after`.
 
-One run of the small stand-in, as data/answers/ keeps it. Left out of the picture: what an answer says after it repeats
-itself, shown as an ellipsis.
+One run of the small stand-in, as data/answers/ keeps it. Left out of the picture: the end of a text of more than
+`LONGEST` characters, shown as an ellipsis.
 """
 
 import json

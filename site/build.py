@@ -248,7 +248,8 @@ def main() -> int:
     if not report.exists():
         print(f"{course} holds no executed notebooks: run `make course` first.", file=sys.stderr)
         return 1
-    if output.exists() and any(output.iterdir()) and not (output / ".nojekyll").exists():
+    is_site = (output / ".nojekyll").exists() and not (output / ".git").exists()  # a clone would lose its history
+    if output.exists() and any(output.iterdir()) and not is_site:
         print(f"{output} holds something else than a site: name an empty folder, or remove it.", file=sys.stderr)
         return 1
     for entry in json.loads(report.read_text(encoding="utf-8"))["notebooks"]:

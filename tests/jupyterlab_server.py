@@ -75,6 +75,7 @@ def serve(folder: Path, home: Path):
             server.wait(20)
         except subprocess.TimeoutExpired:
             server.kill()
+            server.wait()
 
 
 def _wait_until_it_answers(server, url: str, log: Path, seconds: float = 60) -> None:

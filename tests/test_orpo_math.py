@@ -161,13 +161,6 @@ def test_the_figures_show_the_runs_and_the_pushes(no_open_figures):
     assert "odds ratio on rejected, downwards" in alt
 
 
-def test_untried_exercises_stop_nothing(capsys):
-    orpo_exercises.check_mean(None, [0.5])
-    orpo_exercises.check_even_beta(None, 0.5, 0.7)
-    orpo_exercises.check_own_loss(None)
-    assert capsys.readouterr().out.count("Not tried yet: give") == 3
-
-
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -200,7 +193,7 @@ LOGSIGMOID = torch.nn.functional.logsigmoid
     ("answer", "message"),
     [
         (lambda chosen, rejected: LOGSIGMOID(chosen - rejected), "The value of your loss is -0.3711 at chosen -0.4"),
-        (lambda chosen, rejected: -LOGSIGMOID(rejected - chosen), "mind both signs"),
+        (lambda chosen, rejected: -LOGSIGMOID(rejected - chosen), "Mind both signs"),
         (orpo_math.odds_ratio_loss, "leave the 1 - P out"),
         (lambda chosen, rejected: -LOGSIGMOID(chosen.detach() - rejected.detach()), "No gradient flows"),
         (lambda chosen, rejected: -LOGSIGMOID(chosen - rejected.detach()), "slope for rejected of your loss is 0.0000"),
@@ -213,10 +206,3 @@ LOGSIGMOID = torch.nn.functional.logsigmoid
 def test_a_wrong_loss_is_told_where_it_differs(answer, message):
     with pytest.raises(AssertionError, match=message):
         orpo_exercises.check_own_loss(answer)
-
-
-def test_right_answers_pass(capsys):
-    orpo_exercises.check_mean((math.log(0.5) + math.log(0.2)) / 2, [0.5, 0.2])
-    orpo_exercises.check_even_beta(0.5, 0.4, 0.8)
-    orpo_exercises.check_own_loss(lambda chosen, rejected: -LOGSIGMOID(chosen - rejected))
-    assert capsys.readouterr().out.count("Right") == 3

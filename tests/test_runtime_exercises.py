@@ -182,6 +182,7 @@ def right_mask(prefix, chosen, rejected):
         (lambda *parts: masked(*parts, lambda at, it, *rest: it < at), "sees itself and what stands before it"),
         (lambda *parts: masked(*parts, lambda at, it, middle, end: it <= at < end), "does not see token 0"),
         (lambda *parts: [[True]], "4 rows of 4 values"),
+        (lambda *parts: [1] * sum(parts), "4 rows of 4 values"),
         (lambda *parts: 1 / 0, r"fails for \(2, 1, 1\) with ZeroDivisionError"),
     ],
 )

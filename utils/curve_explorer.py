@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from utils.curve_figures import PANELS, plot_runs
 from utils.curve_lines import cut_curve
-from utils.figures import as_image
+from utils.figures import as_image, scrolling
 
 MOST_RUNS_IN_TABLE = 3
 
@@ -56,7 +56,7 @@ def explore(runs):
         steps = controls.steps.value
         figure, alt = plot_runs(chosen, panels, controls.smoothing.value, steps)
         picture = f'<div style="min-width:48em">{as_image(figure, alt).data}</div>'
-        controls.page.value = _scrolling("curves", picture) + _table(chosen, panels, steps)
+        controls.page.value = scrolling("curves", picture) + _table(chosen, panels, steps)
 
     for control in choices:
         control.observe(draw, "value")
@@ -78,11 +78,6 @@ def _by_name(runs) -> dict:
     return named
 
 
-def _scrolling(name: str, body: str) -> str:
-    """Keep a body legible: on a narrow page it is scrolled, in a region that a keyboard can scroll too."""
-    return f'<div role="region" aria-label="{name}" tabindex="0" style="overflow:auto">{body}</div>'
-
-
 def _table(runs, panels, steps) -> str:
     """List the last evaluation of each metric that has one, with its interval, as HTML; nothing for many runs."""
     if len(runs) > MOST_RUNS_IN_TABLE:
@@ -102,7 +97,7 @@ def _table(runs, panels, steps) -> str:
         f'<tr><th scope="row" {cell}>{metric}</th>{"".join(f"<td {cell}>{value}</td>" for value in values)}</tr>'
         for metric, *values in rows
     )
-    return _scrolling("last evaluations", f"<table><tr>{head}</tr>{body}</table>")
+    return scrolling("last evaluations", f"<table><tr>{head}</tr>{body}</table>")
 
 
 def _last(curve) -> str:

@@ -6,10 +6,9 @@ Left out: the questions, which stand in the notebooks, and the way an answer is 
 from dataclasses import replace
 from types import SimpleNamespace
 
-from utils import memory, profiles, sources
+from utils import memory, preflight, profiles, sources
 from utils.exercises import choice, close, exercise, function, number
 
-USABLE = 0.92  # of a GPU's memory, as in notebook 00's table
 CARDS = {  # GB (10^9 bytes) that CUDA reports, compute capability by NVIDIA's list
     "RTX 4090": (25.3, 8.9),
     "V100": (16.9, 7.0),
@@ -74,7 +73,7 @@ def check_cards(answer: dict | None) -> str:
         choice(dtype, memory.DTYPE_BYTES, f"The dtype of the {card}")
         right, why = profiles.choose_profile(SimpleNamespace(kind="cuda", name=card, memory_gb=gigabytes))
         wanted = "bfloat16" if capability >= 8 else "float16"
-        has = "has bf16 units" if capability >= 8 else "has no bf16 units, which come with 8.0"
+        has = "has bf16 units" if capability >= 8 else "has no bf16 units, which come with 8.0: it computes in fp16"
         assert dtype == wanted, f"{card}: not {dtype}, for compute capability {capability} {has}."
         made_for = profiles.PROFILES[profile].memory_gb
         assert profile == right.name, (
@@ -104,7 +103,7 @@ def check_longest(answer: int | None, model, recipe, memory_gb: float = CARDS["R
         sum(memory.budgets(model, replace(recipe, max_length=length), {"t4": profiles.PROFILES["t4"]})["t4"].values())
         for length in (int(answer), int(answer) + 64)
     ]
-    usable = USABLE * memory_gb
+    usable = preflight.ROOM["cuda"] * memory_gb
     told = f"{answer} tokens need {needed:.2f} GB, and {usable:.2f} of {memory_gb} GB are usable"
     assert needed <= usable, f"{told}: that does not fit."
     assert more > usable, f"{told}. It fits, but so would 64 tokens more, with {more:.2f} GB."
@@ -147,6 +146,12 @@ def check_source(answer) -> str:
     from datasets import Dataset
 
     assert isinstance(answer, sources.Source), f"The answer is a sources.Source(...), not {answer!r}."
+    named = (answer.name, answer.repository)
+    assert named == ("handbook", "you/handbook-pairs"), (
+        f"name and repository are 'handbook' and 'you/handbook-pairs', not {named[0]!r} and {named[1]!r}."
+    )
+    if answer.at_least is not None:
+        number(answer.at_least, "at_least")
     columns = {"prompt": "question", "chosen": "better", "rejected": "worse"}
     assert answer.columns != {theirs: ours for ours, theirs in columns.items()}, (
         f"columns={answer.columns} is the wrong way round: what the course calls it comes first."
@@ -198,7 +203,8 @@ def check_filter(answer, ledger, most: float = 2.0) -> str:
         wanted = chosen <= most * rejected
         should = "stay" if wanted else "go"
         assert bool(said) == wanted, (
-            f"Your function is wrong for {told}: at most {most:g} times as long, so it should {should}."
+            f"Your function is wrong for {told}: {chosen / rejected:.3g} times as long, and {most:g} is the most, so "
+            f"it should {should}."
         )
         kept += bool(said)
     kept -= int((made.chosen_tokens <= most * made.rejected_tokens).sum())

@@ -48,7 +48,8 @@ def number(answer, what: str, least: float | None = None, whole: bool = False) -
     """
     kind = "a whole number" if whole else "a number"
     is_number = isinstance(answer, Real) and not isinstance(answer, bool) and math.isfinite(answer)
-    assert is_number, f"{what} is {kind}, not {reprlib.repr(answer)}."
+    tensor = " Take `.item()` of a tensor." if type(answer).__module__.startswith("torch") else ""
+    assert is_number, f"{what} is {kind}, not {reprlib.repr(answer)}.{tensor}"
     assert not whole or isinstance(answer, Integral) or answer == int(answer), f"{what} is {kind}, not {answer:g}."
     assert least is None or answer >= least, f"{what} is {least:g} or more, not {answer:g}."
     return answer
@@ -66,7 +67,8 @@ def close(answer, right: float, what: str, relative: float = 0.02, why: str = ""
     direction = "too large" if answer > right else "too small"
     factor = max(answer / right, right / answer) if answer * right > 0 else 1
     times = f"{factor:.3g} times " if factor > 1.1 else ""
-    raise AssertionError(f"{what} is not {answer:g}, which is {times}{direction}. {why}".strip())
+    shown = f"{int(answer):,}" if answer == int(answer) else f"{answer:g}"
+    raise AssertionError(f"{what} is not {shown}, which is {times}{direction}. {why}".strip())
 
 
 def choice(answer, choices: Iterable[str], what: str) -> str:

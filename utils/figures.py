@@ -97,6 +97,12 @@ def as_image(figure, alt: str):
     return HTML(f'<img style="max-width:100%" alt="{html.escape(alt)}" src="data:image/png;base64,{image}">')
 
 
+def scrolling(name: str, body: str, height: str | None = None) -> str:
+    """Keep safe HTML that is wide, or longer than `height`, in a region that scrolls, by keyboard too."""
+    tall = f"max-height:{height};overflow-wrap:anywhere;margin-bottom:0.6em;" if height else ""
+    return f'<div role="region" aria-label="{name}" tabindex="0" style="{tall}overflow:auto">{body}</div>'
+
+
 def show(figure, alt: str) -> None:
     """Display a figure as an image with alt text, and close it; where only text is shown, the alt text is."""
     from IPython.display import display

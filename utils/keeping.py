@@ -23,7 +23,8 @@ RUN_FILES = [
 ]
 HOW = (
     "Run 03_train_with_orpo first; if it ran on another machine, set ARTIFACTS to the same Drive folder, or ADAPTER "
-    "(in notebook 04 RUN) to the repository that was its KEEP_REPO."
+    "(in notebook 04 RUN) to the repository that was its KEEP_REPO. Without any, notebook 04 reads one of the "
+    "course's: RUN = str(ROOT / 'data/runs/healthy')."
 )
 
 

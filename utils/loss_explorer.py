@@ -9,7 +9,7 @@ import math
 from types import SimpleNamespace
 
 from utils import orpo_math
-from utils.figures import as_image, new_figure
+from utils.figures import as_image, new_figure, scrolling
 
 SIDES = ("chosen", "rejected")
 LEAST_LOGP, LEAST_BETA, MOST_BETA = -100.0, 0.001, 100.0
@@ -145,7 +145,7 @@ def explore(beta: float = 0.1, chosen: float = -1.0, rejected: float = -1.5):
             slider.value = min(max(value, slider.min), slider.max)
         picture = as_image(*plot_loss_surface(**values)).data
         wide = f'<div style="min-width:30em">{picture}</div>'  # legible on a phone, where it scrolls
-        controls.page.value = _scrolling("surface", wide) + in_words(**values)
+        controls.page.value = scrolling("surface", wide) + in_words(**values)
 
     def follow(change, name: str, typed: bool):
         if moving[0]:  # a slider that follows a field, or the other way round
@@ -223,22 +223,18 @@ def in_words(beta: float, chosen: float, rejected: float) -> str:
         odds = f"{math.exp(term.log_odds[side]):.4g}"
         cells = [f"{point:.4g}", probability, odds, f"{term.log_odds[side]:.4g}", f"{term.slope[side]:+.4g}"]
         rows += f'<tr><th scope="row">{side}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
-    heads = ["", "log P", "P", "odds P / (1 - P)", "log odds", "slope of the loss"]
+    heads = ["", "log P", "P", "odds P / (1 - P)", "log odds", "slope of the term"]
     head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     likelier, other = SIDES if chosen > rejected else SIDES[::-1]
     times = f"the odds of {likelier} are {math.exp(abs(term.ratio)):.4g} times those of {other}"
     sentences = [
         f"Log odds ratio: {term.log_odds['chosen']:.4g} - ({term.log_odds['rejected']:.4g}) = <b>{term.ratio:.4g}</b>: "
         + ("the odds are equal." if chosen == rejected else f"{times}."),
-        f"Loss: -log sigmoid({term.ratio:.4g}) = {term.loss / beta:.4g}, times beta {beta:g} = <b>{term.loss:.4g}</b>.",
-        f"Of the arrow: a nat more of chosen changes the loss by {term.slope['chosen']:+.3g}, and a nat more of "
+        f"Odds term: -log sigmoid({term.ratio:.4g}) = {term.loss / beta:.4g}, times beta {beta:g} = "
+        f"<b>{term.loss:.4g}</b>.",
+        f"Of the arrow: a nat more of chosen changes the term by {term.slope['chosen']:+.3g}, and a nat more of "
         f"rejected by {term.slope['rejected']:+.3g}, if the slope stayed as it is here. "
         + ("Both are pushed alike." if chosen == rejected else f"The likelier one, {likelier}, is pushed harder."),
     ]
-    table = _scrolling("numbers", f'<table style="{TABLE}"><tr>{head}</tr>{rows}</table>')
+    table = scrolling("numbers", f'<table style="{TABLE}"><tr>{head}</tr>{rows}</table>')
     return f'<div role="status">{table}{"".join(f"<p>{sentence}</p>" for sentence in sentences)}</div>'
-
-
-def _scrolling(name: str, body: str) -> str:
-    """Keep what is wide in a region that scrolls, by keyboard too."""
-    return f'<div role="region" aria-label="{name}" tabindex="0" style="overflow:auto">{body}</div>'

@@ -4,10 +4,11 @@ Left out: the prediction itself, see `memory`, and what this machine has free, s
 """
 
 import html
+from bisect import bisect_left
 from types import SimpleNamespace
 
 from utils import bases, memory, preflight, profiles, recipes
-from utils.figures import as_image
+from utils.figures import as_image, scrolling
 
 # Bases whose shape is known without a download: type and values of their configuration. What is not given is the
 # default of transformers, whose documentation names meta-llama/Llama-2-7b-hf and mistralai/Mistral-7B-v0.1.
@@ -88,7 +89,7 @@ def calculate(skeleton, recipe, profile: str = "l4", trainer: str = "trl"):
         said = f'<p role="status"><b>{answer}</b>:{why}</p>'
         picture = as_image(*plot_parts(parts, card)).data
         wide = f'<div style="min-width:48em">{picture}</div>'  # legible on a phone, where it scrolls
-        controls.page.value = _scrolling("memory", wide) + said + _table(parts)
+        controls.page.value = scrolling("memory", wide) + said + _table(parts)
 
     choices = [controls.base, controls.card, controls.trainer, controls.pairs, controls.max_length]
     for control in choices:
@@ -231,11 +232,7 @@ def size(gb: float) -> str:
 
 def _largest(most: int, fits) -> int:
     """Return the largest count below `most` that fits, or 0; what fits, fits with less."""
-    low, high = 0, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return bisect_left(range(1, most), True, key=lambda count: not fits(count))
 
 
 def _table(parts: dict[str, float]) -> str:
@@ -246,9 +243,4 @@ def _table(parts: dict[str, float]) -> str:
         for part, gb in parts.items()
     )
     head = "".join(f'<th scope="col">{text}</th>' for text in ("part", "size", "share"))
-    return _scrolling("parts", f'<table style="{TABLE}"><tr>{head}</tr>{rows}</table>')
-
-
-def _scrolling(name: str, body: str) -> str:
-    """Keep what is wide in a region that scrolls, by keyboard too."""
-    return f'<div role="region" aria-label="{name}" tabindex="0" style="overflow:auto">{body}</div>'
+    return scrolling("parts", f'<table style="{TABLE}"><tr>{head}</tr>{rows}</table>')

@@ -8,7 +8,7 @@ import math
 from utils import exercises, orpo_math
 
 POINTS = [(-0.4, -1.2), (-1.0, -1.0), (-2.5, -0.3)]  # a pair told apart, one undecided, one the wrong way round
-RULE = "It is -log sigmoid(log P(chosen) - log P(rejected)): mind both signs."
+RULE = "Raise P(chosen): does it fall? Raise P(rejected): does it grow? Mind both signs."
 
 
 @exercises.exercise("a number in nats a token")
@@ -19,7 +19,9 @@ def check_mean(answer, probabilities: list[float]) -> str:
     right = sum(logs) / len(logs)
     assert answer < 0, f"A log-probability is below 0, for a probability is below 1, and yours is {answer:g}."
     mistakes = {
-        "is the sum: it falls with every token, so long answers would lose. Divide it by the tokens": sum(logs),
+        "is the sum: it falls with every token, so long answers would lose. Divide it by the number of tokens": sum(
+            logs
+        ),
         "is the log of the mean probability. First take the logs, then their mean": math.log(
             sum(probabilities) / len(probabilities)
         ),

@@ -11,6 +11,8 @@ from collections import Counter
 from itertools import groupby
 from types import SimpleNamespace
 
+from utils.figures import scrolling
+
 # Colours of Okabe and Ito at 30 %, with black text on them: legible on light and on dark pages.
 COLOURS = {"chosen": "#b8dcee", "rejected": "#f5d3ae"}
 MOST_CHARACTERS = 3000  # of one text that are shown
@@ -108,11 +110,11 @@ def show_pair(pair, line) -> str:
         why = f": {pair}" if isinstance(pair, str) else "."
         return _page(line, f"<p>This row cannot be read as a pair{_escaped(why)}</p>")
     boxes = [_box(role, _escaped(text[:MOST_CHARACTERS]), text, "#888") for role, text in turns]
-    talk = _scrolling("earlier turns", "".join(boxes[:-1]), "10em") if boxes[1:] else ""
-    talk += _scrolling("prompt", "".join(boxes[-1:]), "18em")  # what the answers answer is always in sight
+    talk = scrolling("earlier turns", "".join(boxes[:-1]), "10em") if boxes[1:] else ""
+    talk += scrolling("prompt", "".join(boxes[-1:]), "18em")  # what the answers answer is always in sight
     written = differing_words(*answers, most=MOST_CHARACTERS)
     columns = "".join(
-        _scrolling(side, _box(side, shown, text, COLOURS[side]), "30em")
+        scrolling(side, _box(side, shown, text, COLOURS[side]), "30em")
         for side, shown, text in zip(COLOURS, written, answers, strict=True)
     )
     note = ""
@@ -245,9 +247,3 @@ def _box(name: str, shown: str, whole: str, colour: str) -> str:
     style = f"border-left:4px solid {colour};padding-left:0.6em;white-space:pre-wrap;overflow-wrap:anywhere"
     text = f'<div dir="auto" style="{style}">{shown or "<i>(empty)</i>"}{note}</div>'
     return f'<div style="margin-bottom:0.6em"><b>{_escaped(name)}</b>{text}</div>'
-
-
-def _scrolling(name: str, boxes: str, height: str) -> str:
-    """Keep boxes to a height, in a region that a keyboard can scroll too."""
-    style = f"max-height:{height};overflow:auto;margin-bottom:0.6em"
-    return f'<div role="region" aria-label="{name}" tabindex="0" style="{style}">{boxes}</div>'

@@ -167,7 +167,8 @@ def check_losses(answer: dict | None) -> str:
             why = {
                 "SFT": "It sees the chosen answer alone.",
                 "DPO": "It sees how much more the chosen answer gained than the rejected one.",
-                "ORPO": f"It is SFT's loss and {BETA:g} times the odds-ratio term, {new - values['SFT'][1]:.3f} now.",
+                "ORPO": f"It is SFT's loss and {BETA:g} times the odds-ratio term, "
+                f"{(new - values['SFT'][1]) / BETA:.3f} now.",
             }[name]
             assert falls == (name in given), f"{letter}: {name}'s loss {said}, from {old:.3f} to {new:.3f}. {why}"
     return "Right: DPO does not mind that C's chosen answer became unlikelier. The likelihood in the other two does."
@@ -207,7 +208,9 @@ def check_stages(answer: list | None, share: float, sft_steps: int, pair_steps: 
     """
     is_two = isinstance(answer, tuple | list) and len(answer) == 2
     assert is_two, f"The answer is two numbers of steps, [SFT, DPO], not {answer!r}."
-    given = [number(it, f"The steps of {what}", 0, True) for it, what in zip(answer, ("SFT", "DPO"), strict=True)]
+    given = [
+        number(it, f"The number of {what} steps", 0, True) for it, what in zip(answer, ("SFT", "DPO"), strict=True)
+    ]
     wholes, shares = (sft_steps, pair_steps), (share, 1 - share)
     for name, steps, whole, part in zip(("SFT", "DPO"), given, wholes, shares, strict=True):
         left = f"; SFT leaves {100 - 100 * share:.0f} % of the budget to DPO" if name == "DPO" else ""

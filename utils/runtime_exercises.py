@@ -5,6 +5,7 @@ Left out: the models, and what the notebooks measured, which they pass in.
 
 import inspect
 import math
+import reprlib
 
 from utils.exercises import close, exercise, function, number
 
@@ -54,6 +55,8 @@ def check_file_size(answer: float | None, weights: int) -> str:
     """
     number(answer, "The size", 0)
     right = weights * Q8_0_BITS / 8 / 1e6
+    mib = right * 1e6 / 2**20
+    assert not math.isclose(answer, mib, rel_tol=0.005), f"{answer:g} MB is in MiB: divide by 10^6, not by 2^20."
     mistakes = {
         weights * 8 / 8 / 1e6: "leaves out the scales: 16 bits more for every 32 weights",
         weights * 16 / 8 / 1e6: "is that of 16 bits a weight, as the file above has them",
@@ -186,8 +189,13 @@ def check_mask(answer, seen: list[list[bool]], lengths: tuple[int, int, int]) ->
         parts = ["prefix"] * prefix + ["chosen"] * chosen + ["rejected"] * rejected
         rows = mask(prefix, chosen, rejected)
         rows = rows.tolist() if hasattr(rows, "tolist") else rows
-        is_square = isinstance(rows, list) and [len(row) for row in rows] == [size] * size
-        assert is_square, f"{name} has to be {size} rows of {size} values: a row for each token, which looks."
+        listed = isinstance(rows, list | tuple)
+        rows = [row.tolist() if hasattr(row, "tolist") else row for row in rows] if listed else rows
+        is_square = listed and [len(row) if isinstance(row, list | tuple) else 0 for row in rows] == [size] * size
+        assert is_square, (
+            f"{name} has to be {size} rows of {size} values, a row for each token, which looks, and not "
+            f"{reprlib.repr(rows)}."
+        )
         for place in range(size):
             for other in range(size):
                 is_strange = parts[place] == "rejected" and parts[other] == "chosen"

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 from utils import evaluation
+from utils.figures import scrolling
 
 SIDES = ("chosen", "rejected")
 VIEWS = ("before", "after", "change")
@@ -98,11 +99,11 @@ def show_pair(pair: dict, before: dict, after: dict, view: str = "change") -> st
     asked = html.escape(pair["prompt"][-1]["content"]).replace("\n", "<br>")
     turns = len(pair["prompt"])
     prompt = f"<b>prompt</b>{f', the last of {turns} turns' if turns > 1 else ''}: {asked}"
-    parts = [_scrolling("prompt", prompt, "8em"), _legend(view)]
+    parts = [scrolling("prompt", prompt, "8em"), _legend(view)]
     for side in SIDES:
         rows = [(one.text, one.logp, two.logp) for one, two in zip(before[side], after[side], strict=True)]
         words = "<wbr>".join(_span(row, view) for row in rows)
-        parts.append(f"<p><b>{side}</b>: {_means(rows)}</p>{_scrolling(f'tokens of the {side} answer', words, '18em')}")
+        parts.append(f"<p><b>{side}</b>: {_means(rows)}</p>{scrolling(f'tokens of the {side} answer', words, '18em')}")
     tables = "".join(_table(side, before[side], after[side]) for side in SIDES)
     folded = f"<details><summary>The numbers as tables</summary>{tables}</details>"
     style = "line-height:1.7;max-width:60em"
@@ -219,13 +220,7 @@ def _table(side: str, before: list[Token], after: list[Token]) -> str:
         for one, two in zip(before, after, strict=True)
     )
     head = "".join(f'<th scope="col">{name}</th>' for name in (f"token of {side}", *VIEWS))
-    return _scrolling(f"numbers of the {side} answer", f'<table style="{TABLE}"><tr>{head}</tr>{rows}</table>', "18em")
-
-
-def _scrolling(name: str, body: str, height: str) -> str:
-    """Keep what may be long to a height, in a region that a keyboard can scroll too."""
-    style = f"max-height:{height};overflow:auto;overflow-wrap:anywhere;margin-bottom:0.6em"
-    return f'<div role="region" aria-label="{name}" tabindex="0" style="{style}">{body}</div>'
+    return scrolling(f"numbers of the {side} answer", f'<table style="{TABLE}"><tr>{head}</tr>{rows}</table>', "18em")
 
 
 def _visible(text: str) -> str:

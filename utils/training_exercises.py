@@ -5,7 +5,7 @@ Left out: the questions, which stand in the notebooks, and the way an answer is 
 
 import math
 
-from utils import chat_format, hub_access, memory, merging
+from utils import bases, chat_format, hub_access, memory, merging
 from utils.exercises import close, exercise, function, number
 
 # What lies in the folders of a run, and why a file stays there.
@@ -79,20 +79,15 @@ def check_trainable(answer: int | None, model, lora_r: int) -> str:
         right / lora_r: f"that is rank 1, and the rank is {lora_r}.",
         sum(rows * columns for rows, columns in shapes): "these are the frozen weights beside which LoRA trains.",
         squares: "v_proj is narrower than q_proj where several query heads share one key and value.",
-        memory.count_weights(model, _linear(model), lora_r)["lora"]: "that is LoRA beside all matrices of a layer.",
+        memory.count_weights(model, bases.linear_layers(model), lora_r)[
+            "lora"
+        ]: "that is LoRA beside all matrices of a layer.",
     }
     slips.pop(right, None)
     assert answer not in slips, f"Not {answer:,}: {slips[answer]}"
     why = f"Each matrix of m rows and n columns gets r * (m + n) weights; here r is {lora_r}."
     close(answer, right, "The number of weights", relative=0, why=why)
     return f"Right: {right:,}, in {layers} layers with {shapes[0]} for q_proj and {shapes[1]} for v_proj."
-
-
-def _linear(model) -> set[str]:
-    """Return the last names of the matrices of a model's layers."""
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    named = [(name, module) for name, module in model.named_modules() if module not in (head, embeddings)]
-    return {name.split(".")[-1] for name, module in named if getattr(getattr(module, "weight", None), "ndim", 0) == 2}
 
 
 @exercise("a whole number of tokens")
@@ -167,7 +162,7 @@ def check_merge(answer) -> str:
     draw = torch.Generator().manual_seed(0)
     weight = torch.randn(12, 20, generator=draw).to(torch.bfloat16)
     A, B = 0.1 * torch.randn(4, 20, generator=draw), torch.randn(12, 4, generator=draw)
-    alpha, rank = 16, 4
+    alpha, rank = 10, 4  # 2.5: neither the rank, nor a root, nor a whole number
     before = weight.clone()
     merged = function(answer, "Your function")(weight, A, B, alpha, rank)
     assert isinstance(merged, torch.Tensor), f"Your function returns {type(merged).__name__}, not the merged weight."
