@@ -1,6 +1,8 @@
 """What a notebook's front end makes of what it is sent, for tests of what is displayed."""
 
+import html
 import html.parser
+import re
 
 
 def page_of(messages: list[dict]) -> list[dict]:
@@ -25,3 +27,14 @@ def attributes(page: str) -> dict[str, str]:
     ((tag, found),) = tags
     assert tag == "img"
     return found
+
+
+def picture(page: str) -> str | None:
+    """The address of the first picture of a page."""
+    found = re.search('src="(data:image/png;base64,[^"]+)"', page)
+    return found and found[1]
+
+
+def words(page: str) -> str:
+    """What a page says, without its tags."""
+    return " ".join(html.unescape(re.sub("<[^>]+>", " ", re.sub("<img[^>]+>", "", page))).split())

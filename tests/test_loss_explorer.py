@@ -1,26 +1,16 @@
 """The odds term at a point, the surface that is drawn, and the widget that moves the point."""
 
-import html
-import re
 from decimal import Decimal, localcontext
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from notebook_output import picture, words
 
 from utils import loss_explorer
 
 pytestmark = pytest.mark.usefixtures("no_open_figures")
 SIDES = loss_explorer.SIDES
-
-
-def picture(page: str) -> str | None:
-    found = re.search('src="(data:image/png;base64,[^"]+)"', page)
-    return found and found[1]
-
-
-def words(page: str) -> str:
-    return html.unescape(re.sub("<[^>]+>", " ", re.sub("<img[^>]+>", "", page)))
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """The calculator: what it predicts, what it says of it, and what it makes of nonsense."""
 
 import dataclasses
-import html
 import re
 
 import matplotlib.pyplot as plt
 import pytest
+from notebook_output import picture, words
 
 from utils import bases, memory, memory_calculator, preflight, profiles, recipes
 
@@ -30,15 +30,6 @@ def tiny():
 @pytest.fixture
 def controls(tiny):
     return memory_calculator.calculate(tiny, RECIPE, "l4").controls
-
-
-def picture(page: str) -> str | None:
-    found = re.search('src="(data:image/png;base64,[^"]+)"', page)
-    return found and found[1]
-
-
-def words(page: str) -> str:
-    return " ".join(html.unescape(re.sub("<[^>]+>", " ", re.sub("<img[^>]+>", "", page))).split())
 
 
 def total(*plan) -> float:

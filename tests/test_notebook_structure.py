@@ -69,7 +69,7 @@ MAY_IMPORT = {
     "preference_data": {"pair_formats"},
     "preflight": {"bases", "memory", "profiles", "recipes"},  # it foretells what they will do
     "recipes": {"recipe_book"},
-    "results_exercises": {"exercises"},
+    "results_exercises": {"exercises", "orpo_math"},
     "runtime_exercises": {"exercises"},
     "source_loading": {"hub_access", "preference_data", "sources"},
     "source_stand_ins": {"benchmark_stand_ins", "small_world"},

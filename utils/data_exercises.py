@@ -14,6 +14,7 @@ CARDS = {  # GB (10^9 bytes) that CUDA reports, compute capability by NVIDIA's l
     "V100": (16.9, 7.0),
     "RTX 3060": (12.6, 8.6),
 }
+MOST = 2.0  # times as long a chosen answer may be
 HANDBOOK = [  # rows of a data set that the course does not know
     {"question": "Why do leaves fall?", "better": "To save water.", "worse": "They fall.", "stars": 5.0, "bot": False},
     {"question": "What is dew?", "better": "Water from the air.", "worse": "Rain.", "stars": 4.0, "bot": False},
@@ -85,14 +86,13 @@ def check_cards(answer: dict | None) -> str:
 
 
 @exercise("a number of tokens, a multiple of 64")
-def check_longest(answer: int | None, model, recipe, memory_gb: float = CARDS["RTX 3060"][0]) -> str:
-    """Check the longest `max_length` at which a base trains on a card, with the stock trainer and the T4's passes.
+def check_longest(answer: int | None, model, recipe) -> str:
+    """Check the longest `max_length` at which a base trains on an RTX 3060, by the stock trainer, in the T4's passes.
 
     Args:
         answer: tokens, or `None` before it is tried.
         model: the base, or its `utils.bases.skeleton`.
         recipe: a `utils.recipes.Recipe`.
-        memory_gb: of the card.
 
     Raises:
         AssertionError: saying what so many tokens would need.
@@ -103,6 +103,7 @@ def check_longest(answer: int | None, model, recipe, memory_gb: float = CARDS["R
         sum(memory.budgets(model, replace(recipe, max_length=length), {"t4": profiles.PROFILES["t4"]})["t4"].values())
         for length in (int(answer), int(answer) + 64)
     ]
+    memory_gb = CARDS["RTX 3060"][0]
     usable = preflight.ROOM["cuda"] * memory_gb
     told = f"{answer} tokens need {needed:.2f} GB, and {usable:.2f} of {memory_gb} GB are usable"
     assert needed <= usable, f"{told}: that does not fit."
@@ -174,13 +175,12 @@ def check_source(answer) -> str:
 
 
 @exercise("a function that says of a line of the ledger whether it stays")
-def check_filter(answer, ledger, most: float = 2.0) -> str:
-    """Check a filter that keeps pairs whose chosen answer has at most `most` times the tokens of the rejected one.
+def check_filter(answer, ledger) -> str:
+    """Check a filter that keeps pairs whose chosen answer has at most `MOST` times the tokens of the rejected one.
 
     Args:
         answer: function of a line of the ledger, or `None` before it is tried.
         ledger: of `utils.mixing.enter`; only lines without a reason are asked for.
-        most: times.
 
     Raises:
         AssertionError: with the tokens of the first line that it keeps or drops by mistake.
@@ -200,12 +200,12 @@ def check_filter(answer, ledger, most: float = 2.0) -> str:
         assert isinstance(said, bool | np.bool_), (
             f"Your function returns {said!r} for {told}, and should say True or False."
         )
-        wanted = chosen <= most * rejected
+        wanted = chosen <= MOST * rejected
         should = "stay" if wanted else "go"
         assert bool(said) == wanted, (
-            f"Your function is wrong for {told}: {chosen / rejected:.3g} times as long, and {most:g} is the most, so "
+            f"Your function is wrong for {told}: {chosen / rejected:.3g} times as long, and {MOST:g} is the most, so "
             f"it should {should}."
         )
         kept += bool(said)
-    kept -= int((made.chosen_tokens <= most * made.rejected_tokens).sum())
+    kept -= int((made.chosen_tokens <= MOST * made.rejected_tokens).sum())
     return f"Right: {kept:,} of {len(lines) - len(made):,} pairs of the mix stay."

@@ -5,6 +5,7 @@ Left out: the models and their scores, which the notebooks pass in.
 
 import math
 
+from utils import orpo_math
 from utils.exercises import choice, close, exercise, function, number
 
 FLAWS = ("none", "chance", "contamination", "length", "a part of the items")
@@ -186,14 +187,15 @@ def losses(now: tuple, before: tuple) -> dict[str, float]:
         >>> {name: round(value, 3) for name, value in losses((-1.0, -2.0), (-1.0, -2.0)).items()}
         {'SFT': 1.0, 'DPO': 0.693, 'ORPO': 1.024}
     """
+    import torch
+
     chosen, rejected = now
-    odds = [logp - math.log1p(-math.exp(logp)) for logp in now]
     gained = BETA * TOKENS * ((chosen - before[0]) - (rejected - before[1]))
     likelihood = -chosen
     return {
         "SFT": likelihood,
         "DPO": math.log1p(math.exp(-gained)),
-        "ORPO": likelihood + BETA * math.log1p(math.exp(-(odds[0] - odds[1]))),
+        "ORPO": likelihood + BETA * orpo_math.odds_ratio_loss(*torch.tensor(now, dtype=torch.float64)).item(),
     }
 
 
