@@ -17,7 +17,7 @@ SITE_VENV ?= .venv-site
 COURSE ?= artifacts/course
 SITE ?= artifacts/site
 
-.PHONY: help course test site site-environment format badges newest clean
+.PHONY: help course test site site-environment format badges clean
 
 help:
 	@echo "make course [ONLY=05]                   run the notebooks without a GPU or the internet, into artifacts/course"
@@ -25,11 +25,10 @@ help:
 	@echo "make site                               what make course left behind as pages to read, into artifacts/site"
 	@echo "make format                             format and lint code and notebooks"
 	@echo "make badges REPO=owner/name [REF=tag]   write your repository into every badge and clone line"
-	@echo "make newest [TESTS=]                    compare the pins with the newest releases, and run tests on those; TESTS= only compares"
 	@echo "make clean                              remove the environments and what the tests and make course wrote"
 
 course: $(INSTALLED)
-	$(VENV)/bin/python -m utils.course $(if $(ONLY),--only $(ONLY))
+	$(VENV)/bin/python -m utils.practice.course $(if $(ONLY),--only $(ONLY))
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest $(TESTS)
@@ -46,16 +45,12 @@ format: $(INSTALLED)
 
 badges:
 	@$(PYTHON_IS_NEW_ENOUGH)
-	$(PYTHON) -m utils.badges $(REPO) $(if $(REF),--ref $(REF))
-
-newest: TESTS = tests/test_upstream_api.py tests/test_notebooks_run.py
-newest: $(INSTALLED)
-	$(VENV)/bin/python -m utils.newest --constraints $(CONSTRAINTS) $(if $(strip $(TESTS)),--test $(TESTS))
+	$(PYTHON) -m tools.badges $(REPO) $(if $(REF),--ref $(REF))
 
 # artifacts/mix, artifacts/run and artifacts/merged stay: they may be hours of training.
 clean:
-	rm -rf .venv .venv-colab .venv-newest .venv-site .pytest_cache .ruff_cache artifacts/course artifacts/site artifacts/screenshots
-	find utils tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv .venv-colab .venv-site .pytest_cache .ruff_cache artifacts/course artifacts/site artifacts/screenshots
+	find utils tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is written last, so that an install that failed is tried again.
 $(INSTALLED): requirements.txt requirements-dev.txt $(CONSTRAINTS)

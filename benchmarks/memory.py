@@ -24,7 +24,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from utils import bases, environment, memory, step_costs  # noqa: E402
+from utils import environment
+from utils.train import base as bases
+from utils.train import memory, step_costs
 
 LENGTHS = ROOT / "benchmarks" / "pair_lengths.json"
 TRAINERS = ("trl", "fused")
@@ -42,7 +44,8 @@ def measure(shape: str, pairs: int, recompute: bool, name: str) -> dict[str, flo
     import torch
     from trl.experimental.orpo import ORPOTrainer
 
-    from utils import fused_orpo, training_checks
+    from utils.train import checks as training_checks
+    from utils.train import fused_orpo
 
     on_gpu = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)

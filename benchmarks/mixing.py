@@ -26,7 +26,10 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from utils import chat_format, examining, mixing, overlap, source_loading, sources, stand_ins  # noqa: E402
+from utils.data import chat_format, examining, overlap, sources
+from utils.data import loading as source_loading
+from utils.data import mix as mixing
+from utils.practice import stand_ins
 
 SIZES = [11_000, 22_000, 44_000]
 # Rows of each source, and how many pass its rule, on the Hub.

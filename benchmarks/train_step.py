@@ -38,7 +38,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from utils import environment, memory, step_costs  # noqa: E402
+from utils import environment
+from utils.train import memory, step_costs
 
 ALL, EIGHT = "fused, all recomputed", "fused, 8 pairs a pass"
 EXACT = (ALL, "fused", EIGHT)
@@ -92,10 +93,10 @@ def run_variant(name: str, options: dict, adapter_file: str) -> dict:
         import unsloth  # noqa: F401
 
         raise ImportError("Unsloth patches what its own loader reads from a checkpoint, and this model has none")
-    from utils.fused_orpo import FusedORPOTrainer
+    from utils.train.fused_orpo import FusedORPOTrainer
 
     if name == "fast":
-        from utils import fast_layers
+        from utils.train import fast_layers
     torch.set_num_threads(os.cpu_count())
     shape, found = step_costs.SHAPES[options["shape"]], environment.find_device()
     device, dtype = found.kind, getattr(torch, found.dtype)

@@ -1,4 +1,4 @@
-"""Records which fields the tools of `utils/export_recipes.py` know, from the source of their packages.
+"""Records which fields the tools of `utils/publish/export.py` know, from the source of their packages.
 
     pip download --no-deps --dest wheels axolotl llamafactory autotrain-advanced
     python data/record_tool_fields.py wheels

@@ -18,7 +18,8 @@ def memory_budget():
     """Draw the predicted memory of Llama 3 8B by GPU, from its published shape."""
     from transformers import AutoConfig
 
-    from utils import bases, memory, profiles, recipes
+    from utils.train import base as bases
+    from utils.train import memory, profiles, recipes
 
     llama3 = bases.skeleton(AutoConfig.for_model("llama", **memory.LLAMA_3_8B))
     gpus = {name: profile for name, profile in profiles.PROFILES.items() if profile.gpus}
@@ -27,7 +28,7 @@ def memory_budget():
 
 def loss_surface():
     """Draw ORPO's odds term over the log-probabilities of both answers."""
-    from utils import loss_explorer
+    from utils.widgets import loss as loss_explorer
 
     figure, alt = loss_explorer.plot_loss_surface()
     figure.axes[0].collections[0].set_rasterized(True)  # its outlines would take 200 KB
@@ -36,7 +37,7 @@ def loss_surface():
 
 def mechanism():
     """Draw what notebook 01 measured: SFT, and ORPO at several values of lambda."""
-    from utils import orpo_figures
+    from utils.orpo import figures as orpo_figures
 
     measured = read("data/mechanism/stand_in.json")
     return orpo_figures.plot_runs(measured["steps"], measured["runs"])
@@ -46,7 +47,8 @@ def mix_waterfall():
     """Draw what became of the rows of the stand-in sources, from the counts of notebook 02."""
     import pandas as pd
 
-    from utils import mix_figures, mixing
+    from utils.data import mix as mixing
+    from utils.data import mix_figures
 
     sources = read("data/mixes/stand_in.json")["sources"]
     fates = {name: entry["dropped"] | {None: entry["train"] + entry["test"]} for name, entry in sources.items()}
@@ -56,7 +58,7 @@ def mix_waterfall():
 
 def sick_run():
     """Draw the healthy run beside one at a hundred times the rate."""
-    from utils import curve_figures
+    from utils.curves import figures as curve_figures
 
     both = runs({"healthy": "healthy", "rate_x_100": "a hundred times the rate"})
     return curve_figures.plot_runs(both, ["accuracies", "margins", "loss"])
@@ -64,7 +66,7 @@ def sick_run():
 
 def four_methods():
     """Draw what notebook 08 measured of its four methods."""
-    from utils import comparison_figures
+    from utils.evaluate import comparison_figures
 
     compared = read("data/comparisons/stand_in.json")
     return comparison_figures.plot_tracks(compared["methods"], compared["pairs"]["test"])
@@ -72,7 +74,7 @@ def four_methods():
 
 def packed_row():
     """Draw the first two real pairs' lengths as padded rows and as one packed row."""
-    from utils import cost_figures, step_costs
+    from utils.train import cost_figures, step_costs
 
     lengths = step_costs.read_lengths(ROOT / "benchmarks" / "pair_lengths.json", 2)
     return cost_figures.plot_batch(step_costs.made_up_rows(lengths, 4096))
@@ -85,7 +87,7 @@ def read(name: str):
 
 def runs(names: dict[str, str]) -> list:
     """Read runs of data/runs/: folder -> the name it gets."""
-    from utils import curves
+    from utils.curves import run as curves
 
     return [curves.read_run(str(ROOT / "data" / "runs" / folder), None, name) for folder, name in names.items()]
 

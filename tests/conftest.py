@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from utils.practice_hub import PracticeHub
+from utils.practice.hub import PracticeHub
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="orpo-course-tests-")
 _HUB = PracticeHub(Path(_FOLDER.name) / "hub")
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def small_base() -> Path:
     """The stand-in base, built once and cached."""
-    from utils import stand_ins
+    from utils.practice import stand_ins
 
     return stand_ins.small_base()
 
@@ -50,7 +50,7 @@ def small_base() -> Path:
 @pytest.fixture(scope="session")
 def hub(small_base) -> PracticeHub:
     """A running practice hub that holds the stand-ins."""
-    from utils import stand_ins
+    from utils.practice import stand_ins
 
     stand_ins.publish(_HUB)
     return _HUB
@@ -61,7 +61,7 @@ def tokenizer(small_base):
     """The stand-in base's tokenizer with the course's template; tests leave it as it is."""
     from transformers import AutoTokenizer
 
-    from utils import chat_format
+    from utils.data import chat_format
 
     return chat_format.prepare_tokenizer(AutoTokenizer.from_pretrained(small_base, trust_remote_code=False))
 
@@ -69,7 +69,7 @@ def tokenizer(small_base):
 @pytest.fixture(scope="session")
 def course(tmp_path_factory) -> tuple[dict, Path]:
     """The whole series, run once the way `make course` runs it: its report, and the folder with all it made."""
-    from utils.course import run_course
+    from utils.practice.course import run_course
 
     output = tmp_path_factory.mktemp("course")
     return run_course(output=output), output
@@ -88,7 +88,7 @@ def run(hub, tmp_path):
     Beside parameters it takes `output`, a folder, and `environment`, variables for the kernel; it returns the figures
     that the notebook recorded, and 03 and 05 get the small values of `make course`.
     """
-    from utils import course as runner
+    from utils.practice import course as runner
 
     def run_one(number: str, output: Path = tmp_path, environment: dict | None = None, **parameters) -> dict:
         (path,) = [path for path in runner.select() if path.name.startswith(number)]

@@ -6,7 +6,9 @@ later. Left out: what only the work itself can tell, such as a network that fail
 
 from dataclasses import dataclass, replace
 
-from utils import bases, environment, figures, memory, profiles, recipes
+from utils import environment, figures
+from utils.train import base as bases
+from utils.train import memory, profiles, recipes
 
 ROOM = {"cuda": 0.92, "cpu": 0.7}  # share of the memory that a run may take: the rest is the system's
 EVALUATION = 5 / 3  # five passes over the pairs held out, forward only: a third of the work
@@ -33,7 +35,7 @@ def check_base(base) -> list[Check]:
     """Check that a base may be downloaded, is a causal language model, and comes without code and pickles.
 
     Args:
-        base: a `utils.bases.Base`.
+        base: a `utils.train.base.Base`.
     """
     lines = [Check("licence", base.may_download, f"{base.name}: {base.licence}, {base.gate}", base.trouble or "")]
     if not base.may_download:
@@ -50,10 +52,10 @@ def check_training(recipe, base, device, profile, trainer: str = "trl") -> list[
     """Check memory and time of a training run against the device, and say which profiles would fit.
 
     Args:
-        recipe: a `utils.recipes.Recipe`.
-        base: a `utils.bases.Base`; if it cannot be read, there is nothing to predict.
+        recipe: a `utils.train.recipes.Recipe`.
+        base: a `utils.train.base.Base`; if it cannot be read, there is nothing to predict.
         device: a `utils.environment.Device`.
-        profile: a `utils.profiles.Profile`.
+        profile: a `utils.train.profiles.Profile`.
         trainer: a key of `profiles.COMPUTES`.
     """
     model = base.skeleton
@@ -102,9 +104,9 @@ def predicted_hours(recipe, billions: float, profile) -> float | None:
     """Predict the hours of a run from those of the default run on Llama 3 8B, in proportion to weights and tokens.
 
     Args:
-        recipe: a `utils.recipes.Recipe`.
+        recipe: a `utils.train.recipes.Recipe`.
         billions: weights of the base, in 10^9.
-        profile: a `utils.profiles.Profile`.
+        profile: a `utils.train.profiles.Profile`.
 
     Returns:
         Hours, evaluation included, or `None` if the number of pairs is not known yet.
@@ -169,7 +171,7 @@ def check_writing(identity: dict | None, repo_ids: list[str], base_model: str | 
     """Check that a token may write, and that the repositories may have these names.
 
     Args:
-        identity: of `utils.hub_access.hub_identity`.
+        identity: of `utils.hub.hub_identity`.
         repo_ids: the repositories to be written; none needs no token.
         base_model: of a model to be published, whose licence may ask for a name; `None` for anything else.
     """

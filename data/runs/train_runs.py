@@ -31,7 +31,7 @@ RUNS = {  # parameters of notebook 03 that differ; "data" is one of the files be
 
 def write_data(folder: Path) -> None:
     """Write the same pairs three times: as they are, with the labels swapped, and as the article rendered them."""
-    from utils.small_world import distinct_pairs
+    from utils.practice.small_world import distinct_pairs
 
     def as_text(messages):
         return "\n".join(f"<|im_start|>{message['role']}\n{message['content']}" for message in messages)
@@ -56,7 +56,7 @@ def folder_of(name: str) -> Path:
 
 def train(name: str, folder: Path, environment: dict[str, str]) -> None:
     """Run notebook 03 with the parameters of one run, and keep its history."""
-    from utils.course import PARAMETERS, run_notebook
+    from utils.practice.course import PARAMETERS, run_notebook
 
     parameters = {"NUM_PAIRS": PAIRS, "NUM_EVAL_PAIRS": EVAL_PAIRS, "LEARNING_RATE": LEARNING_RATE} | RUNS[name]
     data = parameters.pop("data", "pairs") + ".jsonl"
@@ -85,9 +85,9 @@ def train(name: str, folder: Path, environment: dict[str, str]) -> None:
 
 def main() -> None:
     """Train the runs that are named, or all."""
-    from utils import stand_ins
-    from utils.course import practice_environment
-    from utils.practice_hub import PracticeHub
+    from utils.practice import stand_ins
+    from utils.practice.course import practice_environment
+    from utils.practice.hub import PracticeHub
 
     with tempfile.TemporaryDirectory() as folder, PracticeHub(Path(folder) / "hub") as hub:
         stand_ins.publish(hub)

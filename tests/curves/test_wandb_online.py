@@ -1,0 +1,314 @@
+"""Reading a W&B run from a server: the real client of the installed wandb, against a stand-in on 127.0.0.1.
+
+The client runs in a process of its own, as wandb reads its settings once per process and leaves a service behind.
+"""
+
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from support.wandb_api import KEY, RUN, START, WandbAPI
+
+from utils.curves.wandb_online import ANSWER_SECONDS, PATIENCE, run_path
+
+READ_ON_REQUEST = """
+import dataclasses, json, sys, time, traceback
+import wandb
+from utils.curves import wandb_online
+for line in sys.stdin:
+    job = json.loads(line)
+    wandb_online.PATIENCE, wandb_online.ANSWER_SECONDS = job["patience"], job["answer_seconds"]
+    start = time.monotonic()
+    try:
+        answer = {"run": dataclasses.asdict(wandb_online.read_run(job["path"], job["key"]))}
+    except Exception as error:
+        answer = {"error": type(error).__name__, "text": str(error)}
+        answer["shown"] = "".join(traceback.format_exception(error))
+    retries = wandb.setup().settings.x_graphql_retry_max
+    print(json.dumps(answer | {"seconds": time.monotonic() - start, "retries": retries}), flush=True)
+"""
+NUMBER_OF_ROWS = 2500  # three pages of the client's 1,000 steps
+CONFIG = {"learning_rate": 8e-5, "lora": {"r": 16, "targets": ["q_proj"]}, "seed": None, "name/with": "slash"}
+QUICK = PATIENCE | {"x_graphql_retry_max": 1}
+INSTEAD = 'RUN = "artifacts/run"'
+
+
+def logged_rows(number: int = NUMBER_OF_ROWS) -> list[dict]:
+    """Rows as a training logs them; evaluation comes every 100th step, and one step was never logged."""
+    rows = []
+    for step in range(number):
+        row = {"_step": step + (step > 1200), "_timestamp": 1.7e9 + step + 0.123, "train/loss": 2 / (step + 3)}
+        row |= {"train/tiny": 1e-300 * (step + 1), "train/global_step": step, "nested": {"a": {"b": step}, "c": 0.5}}
+        if step % 100 == 0:
+            row |= {
+                "eval/loss": math.nan,
+                "eval/best": math.inf,
+                "eval/worst": -math.inf,
+                "note": f"é {step}",
+                "list": [0.5, math.nan],
+            }
+        rows.append(row)
+    return rows
+
+
+def text(rows: list[dict]) -> list[str]:
+    """Rows as JSON lines: NaN equals NaN, and every digit counts."""
+    return [json.dumps(row, sort_keys=True) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def api():
+    server = WandbAPI().start()
+    server.add_run("you", "orpo", "done1", "calm-sun-1", "finished", CONFIG, logged_rows(), group="sweep")
+    server.add_run("you", "orpo", "going1", "brisk-moon-2", "running", {}, logged_rows(3))
+    server.add_run("you", "orpo", "empty1", "still-air-3", "crashed", {}, [])
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def start_client(tmp_path_factory):
+    """Start a process that reads runs from the server at an address; it returns a function, `read(path, key)`."""
+    clients = []
+
+    def start(url):
+        home = tmp_path_factory.mktemp("home")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+        environment |= {"WANDB_BASE_URL": url, "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
+        environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "TMPDIR": str(home)}
+        environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
+        process = subprocess.Popen(
+            [sys.executable, "-c", READ_ON_REQUEST],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(home / "stderr").open("w"),
+            text=True,
+            cwd=home,
+            env=environment,
+        )
+        clients.append(process)
+
+        def read(path="you/orpo/done1", key=KEY, patience=QUICK, answer_seconds=ANSWER_SECONDS):
+            job = {"path": path, "key": key, "patience": patience, "answer_seconds": answer_seconds}
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
+            answer = SimpleNamespace(**json.loads(process.stdout.readline()))
+            answer.stderr = (home / "stderr").read_text()
+            return answer
+
+        return read
+
+    yield start
+    for process in clients:
+        process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def read(api, start_client):
+    return start_client(api.url)
+
+
+@pytest.fixture
+def break_down(api):
+    """Make the server misbehave for the length of a test."""
+
+    def set_fault(fault, start):
+        api.fault, api.fault_from = fault, start
+
+    yield set_fault
+    api.fault = None
+
+
+def refused(answer, kind, *words, key=KEY):
+    """The call failed with this kind of error; its sentence has these words, and nothing shows the key."""
+    assert answer.error == kind, answer.text
+    for word in (*words, INSTEAD):
+        assert word in answer.text
+    assert not key or key not in answer.shown
+    assert answer.shown.count("Traceback") == 1, "wandb's own chain of errors is shown as well"
+    assert answer.retries is None, "the short patience stays behind for whoever trains next"
+    assert answer.stderr == ""
+
+
+@pytest.mark.parametrize("text_numbers", [True, False])
+def test_a_finished_run(read, api, monkeypatch, text_numbers):
+    monkeypatch.setattr(api, "text_numbers", text_numbers)
+    answer = read()
+    assert text(answer.run.pop("rows")) == text(logged_rows())
+    assert answer.run == {"name": "calm-sun-1", "group": "sweep", "state": "finished", "config": CONFIG}
+    assert answer.retries is None and answer.stderr == "" and answer.seconds < 15
+
+
+def test_a_run_that_still_goes_on(read, api):
+    assert text(read("you/orpo/going1").run["rows"]) == text(logged_rows(3))
+    api.add_run("you", "orpo", "going1", "brisk-moon-2", "running", {}, logged_rows(5))
+    answer = read("you/orpo/going1")
+    assert (answer.run["state"], answer.run["group"]) == ("running", None)
+    assert text(answer.run["rows"]) == text(logged_rows(5))
+
+
+def test_a_run_without_rows(read):
+    assert read("you/orpo/empty1").run["rows"] == []
+
+
+def test_rows_and_keys_come_in_order(read, api):
+    rows = logged_rows(9)
+    api.add_run("you", "orpo", "mixed1", "x", "finished", {}, rows[::2] + rows[1::2])
+    found = read("you/orpo/mixed1").run["rows"]
+    assert text(found) == text(rows)
+    assert all(list(row) == sorted(row) and list(row["nested"]) == ["a", "c"] for row in found)
+
+
+def parquet(rows):
+    """Rows as W&B exports them: a column for every key, empty where a row has none."""
+    import pyarrow
+    import pyarrow.parquet
+
+    keys = sorted({key for row in rows for key in row})
+    table = pyarrow.table({key: [row.get(key) for row in rows] for key in keys})
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table, file)
+    return file.getvalue()
+
+
+def test_an_exported_run(read, api):
+    """Two exports that share the rows of a page between them, and rows that are not exported yet in the same page."""
+    rows = logged_rows()
+    exports = [parquet(rows[1:1700:2]), parquet(rows[:1700:2])]
+    api.add_run("you", "orpo", "exported1", "x", "running", {}, rows, exports=exports, live_from=rows[1700]["_step"])
+    for _ in range(2):  # also when the first time left its files behind
+        assert text(read("you/orpo/exported1").run["rows"]) == text(rows)
+    rows[3]["train/loss"] = -1.5
+    api.add_run("you", "orpo", "exported1", "x", "finished", {}, rows, exports=[parquet(rows)], live_from=9999)
+    assert text(read("you/orpo/exported1").run["rows"]) == text(rows), "old files were read"
+
+
+def test_an_export_that_is_lost_or_cut(read, api):
+    rows = logged_rows(50)
+    for number, damaged in enumerate((None, parquet(rows)[:-100], b"")):
+        path = f"you/orpo/damaged{number}"
+        api.add_run(*path.split("/"), "x", "finished", {}, rows, exports=[damaged], live_from=9999)
+        answer = read(path)
+        refused(answer, "ConnectionError", path)
+        assert answer.seconds < 30
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_no_key(read, api, key):
+    before = len(api.queries)
+    refused(read(key=key), "PermissionError", "you/orpo/done1", "WANDB_API_KEY", key=key)
+    assert len(api.queries) == before, "the server was asked"
+
+
+@pytest.mark.parametrize("key", ["k" * 40, "short", "k" * 39 + "!"])
+def test_a_refused_key(read, api, key):
+    refused(read(key=key), "PermissionError", api.url, "you/orpo/done1", "WANDB_API_KEY", key=key)
+
+
+def test_a_key_of_nobody(read, api, monkeypatch):
+    monkeypatch.setattr(api, "answer", lambda operation, variables: {"viewer": None})
+    refused(read(), "PermissionError", api.url, "WANDB_API_KEY")
+
+
+@pytest.mark.parametrize(("status", "start"), [(403, START), (401, RUN)])
+def test_a_key_that_is_no_longer_valid(read, break_down, status, start):
+    break_down(f"status {status}", start)
+    refused(read(), "PermissionError", "WANDB_API_KEY")
+
+
+@pytest.mark.parametrize("path", ["you/orpo/other", "you/other/done1", "they/orpo/done1"])
+def test_an_unknown_run(read, api, path):
+    refused(read(path), "FileNotFoundError", api.url, path, "may not see it")
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_run_that_the_key_may_not_see(read, break_down, status):
+    break_down(f"status {status}", RUN)
+    refused(read(), "FileNotFoundError", "you/orpo/done1", "may not see it")
+
+
+def test_nothing_listens(start_client):
+    answer = start_client("http://127.0.0.1:9")(patience=PATIENCE)
+    refused(answer, "ConnectionError", "http://127.0.0.1:9", "you/orpo/done1", "refused", "network")
+    assert answer.seconds < 15
+
+
+@pytest.mark.parametrize("start", [START, RUN, 2000])
+@pytest.mark.parametrize("fault", ["status 500", "drop"])
+def test_a_server_that_fails(read, api, break_down, fault, start):
+    break_down(fault, start)
+    answer = read()
+    refused(answer, "ConnectionError", api.url, "you/orpo/done1", "network")
+    assert answer.seconds < 15
+
+
+@pytest.mark.parametrize("start", [START, 1000])
+def test_a_server_that_never_answers(read, break_down, start):
+    break_down("silence", start)
+    answer = read(patience=QUICK | {"x_graphql_timeout_seconds": 1}, answer_seconds=2)
+    refused(answer, "ConnectionError", "you/orpo/done1")
+    assert answer.seconds < (25 if start == START else 12)  # wandb before 0.31 has 20 seconds of its own for the key
+
+
+def test_patience_has_a_limit():
+    tries = PATIENCE["x_graphql_retry_max"] + 1
+    waits = PATIENCE["x_graphql_retry_max"] * PATIENCE["x_graphql_retry_wait_max_seconds"]
+    assert tries * PATIENCE["x_graphql_timeout_seconds"] + waits <= 30
+    assert ANSWER_SECONDS <= 20
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "you/orpo/8qk2d1xz",
+        " you/orpo/8qk2d1xz/\n",
+        "you/orpo/runs/8qk2d1xz",
+        "https://wandb.ai/you/orpo/runs/8qk2d1xz",
+        "https://wandb.ai/you/orpo/runs/8qk2d1xz?nw=nwuseryou",
+        "https://wandb.ai/you/orpo/runs/8qk2d1xz/overview#a/b/runs/c",
+        "http://wandb.example.com:8080/you/orpo/runs/8qk2d1xz/",
+        "https://example.com/wandb/you/orpo/runs/8qk2d1xz",
+    ],
+)
+def test_a_path_of_a_run(given):
+    assert run_path(given) == "you/orpo/8qk2d1xz"
+
+
+def test_a_project_with_a_space_or_dots():
+    assert run_path("https://wandb.ai/you/my%20mix/runs/a-1_B") == "you/my mix/a-1_B"
+    assert run_path("you/my mix/a-1_B") == "you/my mix/a-1_B"
+    assert run_path("you.me/Llama-3.1/8qk2d1xz") == "you.me/Llama-3.1/8qk2d1xz"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "run",
+        "you/orpo-run",
+        "artifacts/run",
+        "artifacts/run/",
+        "/a/b/c",
+        "./artifacts/run",
+        "../other/run",
+        "~/artifacts/run",
+        "a/b/c/d",
+        "artifacts/run/trainer_state.json",
+        "wandb/offline-run-1/run-1.wandb",
+        "you/orpo/runs",
+        "C:\\you\\orpo\\run",
+        "https://huggingface.co/you/orpo-run",
+        "https://huggingface.co/you/orpo-run/tree/main",
+        "https://wandb.ai/you/orpo",
+        "https://wandb.ai/you/orpo/sweeps/abc",
+        "https://wandb.ai/you/orpo/runs/",
+    ],
+)
+def test_not_a_path_of_a_run(given):
+    assert run_path(given) is None

@@ -1,0 +1,114 @@
+"""The items of every benchmark come from the practice hub with their texts, the question first."""
+
+from dataclasses import replace
+
+import pytest
+from datasets import Dataset, disable_progress_bars
+
+from utils.data import benchmark_items
+from utils.data.benchmark_items import BENCHMARKS, GSM8K_TRAIN, Benchmark, choose, load_items
+from utils.data.loading import collect, find
+from utils.practice import stand_ins
+from utils.practice.benchmark_rows import items
+
+disable_progress_bars()
+TEXTS = {  # of an item as the stand-in makes it
+    "gsm8k": lambda item: [item["question"], item["answer"]],
+    "gsm8k train": lambda item: [item["question"]],
+    "truthfulqa": lambda item: [item["question"], item["best_answer"]],
+    "arc": lambda item: [item["question"], *item["choices"]["text"]],
+    "hellaswag": lambda item: [item["ctx"], *item["endings"]],
+    "mmlu": lambda item: [item["question"], *item["choices"]],
+    "ifeval": lambda item: [item["prompt"]],
+}
+
+
+@pytest.fixture
+def put_items(hub, tmp_path):
+    """Put rows into a data set on the hub, as its train split."""
+
+    def put(name: str, rows: list[dict]) -> Benchmark:
+        folder = tmp_path / name.replace("/", "-")
+        folder.mkdir()
+        Dataset.from_list(rows).to_parquet(folder / "train.parquet")
+        hub.add_repo(name, "dataset")
+        hub.commit_folder(name, folder, repo_type="dataset")
+        return Benchmark("made", name, None, "train", ("question", "choices"))
+
+    return put
+
+
+@pytest.mark.parametrize("benchmark", [*BENCHMARKS, GSM8K_TRAIN], ids=lambda benchmark: benchmark.name)
+def test_items_are_lists_of_texts_with_the_question_first(hub, benchmark):
+    found = load_items(benchmark, find(benchmark).commit)
+    assert found == [TEXTS[benchmark.name](item) for item in items(benchmark.repository, benchmark.split)]
+    assert len(found) > 20 and all(isinstance(text, str) and text for texts in found for text in texts)
+
+
+def test_the_two_splits_of_gsm8k_have_nothing_in_common(hub):
+    test, train = ({texts[0] for texts in load_items(each, None)} for each in (BENCHMARKS[0], GSM8K_TRAIN))
+    assert len(test) == len(train) and not test & train
+
+
+def test_the_commit_decides_and_not_what_came_after(hub, put_items, tmp_path):
+    benchmark = put_items("lab/growing", [{"question": "One?", "choices": ["a"]}])
+    first = find(benchmark).commit
+    Dataset.from_list([{"question": "Two?", "choices": ["b"]}]).to_parquet(tmp_path / "lab-growing" / "train.parquet")
+    hub.commit_folder("lab/growing", tmp_path / "lab-growing", repo_type="dataset")
+    assert load_items(benchmark, first) == [["One?", "a"]]
+    assert load_items(benchmark, find(benchmark).commit) == [["Two?", "b"]]
+
+
+def test_cells_may_be_empty(put_items):
+    rows = [{"question": "One?", "choices": ["a", None, ""]}, {"question": None, "choices": None}]
+    assert load_items(put_items("lab/holes", rows), None) == [["One?", "a", ""], []]
+
+
+def test_fault_a_missing_column_is_named_with_what_is_there(put_items):
+    benchmark = put_items("lab/renamed", [{"query": "One?", "options": ["a"], "choices": ["a"]}])
+    message = "Benchmark made .lab/renamed. has no column question. It has choices, options, query."
+    with pytest.raises(ValueError, match=message):
+        load_items(benchmark, None)
+    with pytest.raises(ValueError, match="has no column answers, question"):
+        load_items(replace(benchmark, columns=("question", "answers")), None)
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [({"config": "other"}, "'other' not found. Available: .'main'"), ({"split": "dev"}, 'Unknown split "dev"')],
+)
+def test_another_configuration_or_split_is_told_with_those_there_are(hub, changes, told):
+    with pytest.raises(ValueError, match=told):
+        load_items(replace(BENCHMARKS[0], **changes), None)
+
+
+def test_a_repository_that_is_missing_can_be_left_out(hub):
+    missing = replace(BENCHMARKS[1], repository="lab/no-such-benchmark")
+    for look in (find, lambda benchmark: load_items(benchmark, None)):
+        with pytest.raises(FileNotFoundError, match="lab/no-such-benchmark.*To go on without truthfulqa"):
+            collect([missing], look, go_on=False)
+        done, lost = collect([BENCHMARKS[0], missing], look, go_on=True)
+        assert set(done) == {"gsm8k"} and set(lost) == {"truthfulqa"}
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"drop": True}], ids=["it fails", "it hangs up"])
+def test_fault_a_hub_that_fails_while_items_are_read_is_a_connection_error(hub, put_items, monkeypatch, fault):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    name = f"lab/failing-{'-'.join(fault)}"
+    benchmark = put_items(name, [{"question": "One?", "choices": ["a"]}])
+    hub.inject(f"{name}/.*parquet", times=100, **fault)
+    with pytest.raises(ConnectionError, match=f"failed for {name} .*run this cell again"):
+        load_items(benchmark, None)
+
+
+def test_benchmarks_are_chosen_by_name():
+    assert choose(None) == BENCHMARKS and choose([]) == []
+    assert [benchmark.name for benchmark in choose(["mmlu", "arc"])] == ["mmlu", "arc"]
+    known = "gsm8k, truthfulqa, arc, hellaswag, mmlu, ifeval"
+    with pytest.raises(ValueError, match=f"There is no benchmark mmul, squad. Choose from {known}"):
+        choose(["squad", "arc", "mmul"])
+
+
+def test_the_six_are_those_that_stand_ins_are_made_of():
+    assert {benchmark.repository for benchmark in BENCHMARKS} == set(stand_ins.BENCHMARKS)
+    assert len({benchmark.name for benchmark in [*BENCHMARKS, benchmark_items.GSM8K_TRAIN]}) == 7

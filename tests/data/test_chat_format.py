@@ -1,0 +1,497 @@
+"""The chat template, the pad token and the lengths, against what TRL's real ORPO trainer makes of the same pairs."""
+
+import re
+
+import pytest
+import torch
+
+from utils.data import chat_format
+
+SIDES = ("chosen", "rejected")
+LABEL_OF_PROMPT = -100
+
+
+def turn(role: str, content: str) -> dict:
+    return {"role": role, "content": content}
+
+
+def make_pair(prompt, chosen: str, rejected: str) -> dict:
+    """A pair in the course's form; `prompt` is one question, or all messages."""
+    prompt = [turn("user", prompt)] if isinstance(prompt, str) else prompt
+    answers = {"chosen": [turn("assistant", chosen)], "rejected": [turn("assistant", rejected)]}
+    return {"source": "test", "prompt": prompt, **answers}
+
+
+PAIRS = [
+    make_pair("What is the capital of Peru?", "The capital of Peru is Lima.", "It depends on how you see it."),
+    make_pair(
+        [
+            turn("system", "You are brief."),
+            turn("user", "What colour is snow?"),
+            turn("assistant", "The colour of snow is white."),
+            turn("user", "What colour is coal?"),
+        ],
+        "The colour of coal is black. I hope that helps.",
+        "Why do you want to know about coal?",
+    ),
+    make_pair("  How many legs\n does a dog have?\n\n", "\n A dog has four legs. ", "\tI am not sure.\n"),
+    make_pair("Write code.", "'s 1234 ==> `x`\n\n```py\nprint(1)\n```", "…ünïcode 🙂"),
+    make_pair("a", "b", "c"),
+]
+IDS = ["one turn", "system and earlier turn", "white space at the edges", "code and unicode", "one letter each"]
+
+
+@pytest.fixture(scope="module")
+def trainer(small_base, tokenizer, tmp_path_factory):
+    """TRL's own trainer with the pairs above as its training data; nothing is trained."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    return ORPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.float32),
+        args=ORPOConfig(
+            output_dir=str(tmp_path_factory.mktemp("orpo")),
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            remove_unused_columns=False,
+            max_length=1024,
+        ),
+        train_dataset=Dataset.from_list(PAIRS),
+        processing_class=tokenizer,
+    )
+
+
+def tokenized_by_trl(trainer, pair: dict, max_length: int) -> dict:
+    """Tokenize one pair as the trainer does before it trains, at another `max_length`."""
+    from trl.data_utils import maybe_apply_chat_template
+
+    messages = {key: pair[key] for key in ("prompt", *SIDES)}
+    kept, trainer.max_length = trainer.max_length, max_length
+    try:
+        return trainer.tokenize_row(maybe_apply_chat_template(messages, trainer.processing_class))
+    finally:
+        trainer.max_length = kept
+
+
+def answer_tokens(row: dict, side: str) -> list[int]:
+    return [label for label in row[f"{side}_labels"] if label != LABEL_OF_PROMPT]
+
+
+def inference_ids(tokenizer, prompt: list[dict]) -> list[int]:
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+# --- tokens that exist already ------------------------------------------------------------------------------
+
+
+def test_no_token_is_added(small_base):
+    from transformers import AutoTokenizer
+
+    stock = AutoTokenizer.from_pretrained(small_base)
+    prepared = chat_format.prepare_tokenizer(AutoTokenizer.from_pretrained(small_base))
+    assert prepared.get_vocab() == stock.get_vocab()
+    assert prepared.added_tokens_decoder.keys() == stock.added_tokens_decoder.keys()
+
+
+def test_the_embeddings_need_no_resize(trainer, tokenizer):
+    rows = trainer.model.get_input_embeddings().weight.shape[0]
+    assert len(tokenizer) == rows
+    assert max(max(row[f"{side}_input_ids"]) for row in trainer.train_dataset for side in SIDES) < rows
+
+
+def test_the_turn_marker_is_ordinary_text(tokenizer):
+    marker = tokenizer("<|im_start|>", add_special_tokens=False)["input_ids"]
+    assert len(marker) > 1
+    assert not set(marker) & set(tokenizer.added_tokens_decoder)
+
+
+def test_the_pad_token_existed_and_is_not_the_end_token(small_base, tokenizer):
+    from transformers import AutoTokenizer
+
+    assert tokenizer.pad_token in AutoTokenizer.from_pretrained(small_base).get_vocab()
+    assert tokenizer.pad_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id)
+    assert tokenizer.padding_side == "right"
+
+
+def test_the_chosen_template_survives_saving(tokenizer, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert (again.pad_token, again.chat_template) == (tokenizer.pad_token, chat_format.CHAT_TEMPLATE)
+    assert inference_ids(again, PAIRS[1]["prompt"]) == inference_ids(tokenizer, PAIRS[1]["prompt"])
+
+
+# --- what the trainer sees -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(len(PAIRS)), ids=IDS)
+def test_exactly_one_begin_token_in_a_rendered_chat(tokenizer, number):
+    text = tokenizer.apply_chat_template(PAIRS[number]["prompt"], tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
+    assert ids == inference_ids(tokenizer, PAIRS[number]["prompt"])
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("number", range(len(PAIRS)), ids=IDS)
+def test_exactly_one_begin_token_in_training(trainer, tokenizer, number, side):
+    ids = trainer.train_dataset[number][f"{side}_input_ids"]
+    assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("number", range(len(PAIRS)), ids=IDS)
+def test_training_and_inference_agree_on_the_prompt(trainer, tokenizer, number, side):
+    row, asked = trainer.train_dataset[number], inference_ids(tokenizer, PAIRS[number]["prompt"])
+    assert row[f"{side}_input_ids"][: len(asked)] == asked
+    assert row[f"{side}_labels"][: len(asked)] == [LABEL_OF_PROMPT] * len(asked)
+    assert LABEL_OF_PROMPT not in row[f"{side}_labels"][len(asked) :]
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("number", range(len(PAIRS)), ids=IDS)
+def test_only_the_answer_and_its_end_carry_the_odds_ratio(trainer, tokenizer, number, side):
+    learnt = answer_tokens(trainer.train_dataset[number], side)
+    assert learnt[-1] == tokenizer.eos_token_id and learnt.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(learnt[:-1]) == PAIRS[number][side][0]["content"].strip()
+
+
+def test_earlier_turns_are_masked(trainer, tokenizer):
+    row, earlier = trainer.train_dataset[1], "The colour of snow is white."
+    for side in SIDES:
+        assert earlier in tokenizer.decode(row[f"{side}_input_ids"])
+        assert "snow" not in tokenizer.decode(answer_tokens(row, side))
+        masked = [i for i, label in zip(row[f"{side}_input_ids"], row[f"{side}_labels"], strict=True) if label == -100]
+        assert masked.count(tokenizer.eos_token_id) == 4  # of system, question, earlier answer, question
+        assert tokenizer.decode(masked).count("<|im_start|>") == 5
+
+
+def test_white_space_at_the_edges_changes_nothing(tokenizer):
+    tidy = [turn("system", "Be brief."), turn("user", "Hi there!"), turn("assistant", "Hello."), turn("user", "Bye")]
+    loose = [turn(message["role"], f"\n \t{message['content']}  \n\n") for message in tidy]
+    assert inference_ids(tokenizer, loose) == inference_ids(tokenizer, tidy)
+
+
+def test_white_space_inside_is_kept(tokenizer):
+    text = "first\n\n    indented\nlast"
+    assert text in tokenizer.decode(inference_ids(tokenizer, [turn("user", text)]))
+
+
+def test_a_tokenizer_without_a_begin_token_renders_none():
+    tokenizer = word_tokenizer({"eos_token": "</s>", "pad_token": "<pad>"}, "</s>", "<pad>")
+    text = chat_format.prepare_tokenizer(tokenizer).apply_chat_template([turn("user", "a")], tokenize=False)
+    assert text == "<|im_start|>user\na</s>"
+
+
+# --- lengths ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(len(PAIRS)), ids=IDS)
+def test_pair_lengths_are_the_trainers(trainer, tokenizer, number):
+    row = trainer.train_dataset[number]
+    prompt, *answers = chat_format.pair_lengths(PAIRS[number], tokenizer)
+    for side, answer in zip(SIDES, answers, strict=True):
+        assert row[f"{side}_labels"].count(LABEL_OF_PROMPT) == prompt
+        assert len(row[f"{side}_input_ids"]) == prompt + answer
+
+
+LONGER_CHOSEN = make_pair("What is it?", "The colour of snow is white, as far as I know.", "No.")
+LONGER_REJECTED = make_pair("What is it?", "White.", "Well, snow is a nice thing to think about, is it not?")
+
+
+@pytest.mark.parametrize("truncate", [False, True], ids=["whole answers", "truncated answers"])
+@pytest.mark.parametrize("pair", [LONGER_CHOSEN, LONGER_REJECTED], ids=["chosen longer", "rejected longer"])
+def test_boundaries_of_the_window(tokenizer, pair, truncate):
+    prompt, chosen, rejected = chat_format.pair_lengths(pair, tokenizer)
+    total = prompt + max(chosen, rejected)
+    cut = None if truncate else "answer too long"
+    expected = {
+        prompt - 1: "prompt too long",
+        prompt: "prompt too long",
+        prompt + 1: cut,
+        prompt + min(chosen, rejected): cut,
+        total - 1: cut,
+        total: None,
+        total + 1: None,
+    }
+    found = {size: chat_format.length_problem(pair, tokenizer, size, truncate) for size in expected}
+    assert found == expected
+
+
+@pytest.mark.parametrize("pair", [LONGER_CHOSEN, LONGER_REJECTED, PAIRS[1]], ids=["chosen", "rejected", "many turns"])
+def test_the_filter_is_the_trainers_truncation(trainer, tokenizer, pair):
+    """At every window there is: a pair passes exactly if the trainer would leave it whole, or leave something."""
+    prompt, *answers = chat_format.pair_lengths(pair, tokenizer)
+    for size in range(prompt - 1, prompt + max(answers) + 2):
+        row = tokenized_by_trl(trainer, pair, size)
+        left = [len(answer_tokens(row, side)) for side in SIDES]
+        ends = [row[f"{side}_input_ids"][-1] == tokenizer.eos_token_id for side in SIDES]
+        whole = left == answers and all(ends)
+        assert (chat_format.length_problem(pair, tokenizer, size) is None) == whole, size
+        truncated = chat_format.length_problem(pair, tokenizer, size, truncate_answers=True)
+        assert (truncated is None) == (min(left) > 0), size
+
+
+def test_the_stock_trainer_needs_the_filter(trainer, tokenizer):
+    """Shows that the fault is real: without it, the mean log-probability of an empty answer is not a number."""
+    prompt, *_ = chat_format.pair_lengths(LONGER_CHOSEN, tokenizer)
+    batch = trainer.data_collator([tokenized_by_trl(trainer, LONGER_CHOSEN, prompt)])
+    with torch.no_grad():
+        _, metrics = trainer.get_batch_loss_metrics(trainer.model, batch)
+    assert torch.as_tensor(metrics["rewards/margins"]).isnan()
+
+
+# --- the picture of a batch ------------------------------------------------------------------------------------
+
+TOKEN = re.compile(r'<span style="([^"]*)" title="(\w+), id (\d+)">(.*?)</span>', re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def batch(trainer):
+    """Rows 0 and 1 of unequal length, so that there is padding."""
+    return trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
+
+
+def test_every_token_is_drawn_in_its_role(batch, tokenizer):
+    page = chat_format.show_batch(batch, tokenizer, rows=2, max_tokens=1000)
+    drawn = [(role, int(token)) for _, role, token, _ in TOKEN.findall(page)]
+    expected = []
+    for row in range(2):
+        for side in SIDES:
+            keys = (batch[f"{side}_{key}"][row].tolist() for key in ("input_ids", "labels", "attention_mask"))
+            for token, label, mask in zip(*keys, strict=True):
+                role = "padding" if mask == 0 else "prompt" if label == LABEL_OF_PROMPT else side
+                expected.append((role, token))
+    assert drawn == expected
+    assert {role for role, _ in drawn} == {"prompt", "chosen", "rejected", "padding"}
+
+
+def test_roles_have_their_colours(batch, tokenizer):
+    page = chat_format.show_batch(batch, tokenizer, rows=2, max_tokens=1000)
+    colours = {(role, re.search("background:(#[0-9a-f]{6})", style)[1]) for style, role, _, _ in TOKEN.findall(page)}
+    assert colours == set(chat_format.ROLE_COLOURS.items())
+    assert len({colour for _, colour in colours}) == 4
+    legend = page.split("</p>")[0]
+    for role, colour in chat_format.ROLE_COLOURS.items():
+        assert re.search(f'background:{colour}[^"]*">{role}<', legend)
+
+
+def test_the_end_token_is_drawn_as_part_of_the_answer(batch, tokenizer):
+    page = chat_format.show_batch(batch, tokenizer)
+    ends = [role for _, role, token, _ in TOKEN.findall(page) if int(token) == tokenizer.eos_token_id]
+    assert ends == ["prompt", "chosen", "prompt", "rejected"]
+
+
+def test_html_in_a_prompt_is_escaped(trainer, tokenizer):
+    pair = make_pair("<script>alert('1')</script> <b>&amp;", "<img src=x onerror=alert(1)>", "<i>no</i>")
+    batch = trainer.data_collator([tokenized_by_trl(trainer, pair, 1024)])
+    page = chat_format.show_batch(batch, tokenizer, max_tokens=1000)
+    assert set(re.findall(r"</?(\w+)", page)) == {"div", "p", "span", "b", "br"}  # its own tags alone
+    letters = "".join(text for _, _, _, text in TOKEN.findall(page))
+    assert "&lt;script&gt;alert(" in letters and "&amp;amp;" in letters and "&lt;img&middot;src=x" in letters
+
+
+def test_a_long_prompt_is_cut_at_the_front(trainer, tokenizer):
+    pair = make_pair("What is it? " * 200, "White.", "No.")
+    batch = trainer.data_collator([tokenized_by_trl(trainer, pair, 4096)])
+    page = chat_format.show_batch(batch, tokenizer, max_tokens=60)
+    drawn = [role for _, role, _, _ in TOKEN.findall(page)]
+    assert drawn.count("chosen") == len(answer_tokens(tokenized_by_trl(trainer, pair, 4096), "chosen"))
+    assert drawn.count("prompt") == 60 and len(drawn) <= 120  # half of the room of each side
+    assert page.count("&hellip;") == 2
+
+
+def test_only_the_rows_asked_for_are_drawn(batch, tokenizer):
+    assert chat_format.show_batch(batch, tokenizer).count("<b>chosen</b>") == 1
+    assert chat_format.show_batch(batch, tokenizer, rows=9).count("<b>rejected</b>") == 2
+
+
+# --- the picture of a packed row -------------------------------------------------------------------------------
+
+PLACE = re.compile(r'<span style="([^"]*)" title="(\w+), position (\d+), id (\d+)">(.*?)</span>', re.DOTALL)
+
+
+def pack(trainer, *pairs, max_length=1024):
+    """TRL's own tokens of some pairs, as the rows of a trainer and packed into one."""
+    from utils.train.fused_orpo import PackingCollator
+
+    rows = [tokenized_by_trl(trainer, pair, max_length) for pair in pairs]
+    return rows, PackingCollator()(rows)
+
+
+def segments(page: str) -> list[tuple[str, list[tuple[str, int, int]]]]:
+    """What each paragraph is called, and (role, position, id) of the tokens that it draws."""
+    found = []
+    for paragraph in page.split("</p>")[1:-1]:
+        tokens = [(role, int(position), int(token)) for _, role, position, token, _ in PLACE.findall(paragraph)]
+        found.append((re.search("<b>(.*?)</b>", paragraph)[1], tokens))
+    return found
+
+
+def test_a_packed_row_is_drawn_as_it_lies(trainer, tokenizer):
+    rows, batch = pack(trainer, PAIRS[0], PAIRS[1])
+    page = chat_format.show_batch(batch, tokenizer, rows=2, max_tokens=1000)
+    drawn = segments(page)
+    assert [name for name, _ in drawn] == ["prefix", "chosen", "rejected"] * 2
+    tokens = [token for _, part in drawn for token in part]
+    assert [token for _, _, token in tokens] == batch["input_ids"][0].tolist()
+    assert [position for _, position, _ in tokens] == batch["position_ids"][0].tolist()
+    for number, row in enumerate(rows):
+        prefix, *branches = (part for _, part in drawn[3 * number : 3 * number + 3])
+        assert {role for role, _, _ in prefix} == {"prompt"}  # it stands once, all but the token where they part
+        for side, branch in zip(SIDES, branches, strict=True):
+            assert branch[0][1] == len(prefix)  # positions begin anew
+            expected = ["prompt" if label == LABEL_OF_PROMPT else side for label in row[f"{side}_labels"]]
+            assert [role for role, _, _ in prefix + branch] == expected
+            assert [token for _, _, token in prefix + branch] == row[f"{side}_input_ids"]
+
+
+def test_what_two_answers_begin_with_has_both_colours(trainer, tokenizer):
+    pair = make_pair("What colour is snow?", "The colour of snow is white.", "The colour of snow is a secret.")
+    (row,), batch = pack(trainer, pair)
+    page = chat_format.show_batch(batch, tokenizer, max_tokens=1000)
+    (_, prefix), (_, chosen), (_, rejected) = segments(page)
+    same = [token for role, _, token in prefix if role == "both"]
+    assert tokenizer.decode(same).startswith("The colour of snow")
+    assert {role for role, _, _ in prefix} == {"prompt", "both"}
+    assert {role for role, _, _ in chosen} == {"chosen"} and {role for role, _, _ in rejected} == {"rejected"}
+    answer = [token for token, label in zip(row["chosen_input_ids"], row["chosen_labels"], strict=True) if label >= 0]
+    assert same + [token for _, _, token in chosen] == answer
+
+
+def test_a_packed_rows_legend_has_no_padding(trainer, tokenizer):
+    pair = make_pair("What colour is snow?", "It is white.", "It is a secret.")
+    page = chat_format.show_batch(pack(trainer, pair)[1], tokenizer)
+    colours = dict(re.findall(r'background:([^;]*);[^"]*">(\w+)<', page.split("</p>")[0]))
+    assert list(colours.values()) == ["prompt", "chosen", "rejected", "both"] and len(colours) == 4
+    for style, role, *_ in PLACE.findall(page):
+        assert colours[re.search("background:([^;]*);", style)[1]] == role
+
+
+def test_a_long_prefix_is_cut_at_the_front(trainer, tokenizer):
+    pair = make_pair("What is it? " * 200, "White.", "No. " * 100)
+    page = chat_format.show_batch(pack(trainer, pair, max_length=4096)[1], tokenizer, max_tokens=60)
+    (_, prefix), (_, chosen), (_, rejected) = segments(page)
+    assert len(prefix) == 30 and len(chosen) < 30 and len(rejected) == 30
+    assert prefix[-1][1] + 1 == chosen[0][1] == rejected[0][1]
+    assert page.count("&hellip;") == 1 and "<b>prefix</b> from position 0 on" in page
+
+
+def test_a_pair_with_nothing_in_common_has_no_prefix(trainer, tokenizer):
+    from utils.train.fused_orpo import PackingCollator
+
+    (row,), _ = pack(trainer, PAIRS[0])
+    row["rejected_input_ids"] = row["rejected_input_ids"][::-1]
+    page = chat_format.show_batch(PackingCollator()([row]), tokenizer, rows=9, max_tokens=1000)
+    assert "<p>no prefix<br></p>" in page and page.count("<b>chosen</b>") == 1
+
+
+# --- the choice of the pad token -------------------------------------------------------------------------------
+
+
+def word_tokenizer(roles: dict[str, str], *special: str):
+    """A tokenizer of the words a and b, with these special tokens in this order and these roles."""
+    from tokenizers import AddedToken, Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, name_or_path="some/base", **roles)
+
+
+@pytest.mark.parametrize(
+    "roles, special, expected",
+    [
+        ({"eos_token": "</s>", "pad_token": "<mine>"}, ["</s>", "<pad>", "<mine>"], "<mine>"),
+        ({"eos_token": "</s>", "pad_token": "</s>"}, ["<s>", "</s>", "<reserved_0>", "<reserved_1>"], "<reserved_0>"),
+        ({"eos_token": "</s>"}, ["</s>", "<reserved_0>", "<|finetune_right_pad_id|>"], "<|finetune_right_pad_id|>"),
+        ({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}, ["<unk>", "<s>", "</s>"], "<unk>"),
+        ({"bos_token": "<pad>", "eos_token": "</s>"}, ["<pad>", "</s>", "<reserved_7>"], "<reserved_7>"),
+    ],
+    ids=["its own", "pad is the end token", "Llama 3.1's", "Llama 2's unknown", "a pad that is the begin token"],
+)
+def test_a_spare_token_pads(roles, special, expected):
+    tokenizer = word_tokenizer(roles, *special)
+    vocabulary = tokenizer.get_vocab()
+    assert chat_format.choose_pad_token(tokenizer) == expected
+    assert chat_format.prepare_tokenizer(tokenizer).pad_token == expected
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert tokenizer.get_vocab() == vocabulary
+
+
+@pytest.mark.parametrize("rows", [None, 5])
+def test_without_a_spare_token_or_row_the_error_names_what_there_is(rows):
+    tokenizer = word_tokenizer({"bos_token": "<s>", "eos_token": "</s>"}, "<s>", "</s>", "<tool>")
+    with pytest.raises(ValueError, match=r"some/base.*<tool>.*5 tokens leave no row of the embeddings free"):
+        chat_format.prepare_tokenizer(tokenizer, rows)
+
+
+def test_a_spare_row_of_the_embeddings_pads():
+    """As in Phi-2, whose only special token is begin, end and unknown at once."""
+    tokenizer = word_tokenizer({"bos_token": "<e>", "eos_token": "<e>", "unk_token": "<e>"}, "<e>")
+    chat_format.prepare_tokenizer(tokenizer, embedding_rows=4)
+    assert tokenizer.pad_token == "<|pad|>" and tokenizer.pad_token_id == 3 and tokenizer.eos_token == "<e>"
+    assert len(tokenizer) == 4
+
+
+@pytest.mark.parametrize("part", ["prompt", "chosen", "rejected"])
+def test_a_message_with_the_text_of_a_special_token_is_told(tokenizer, part):
+    pair = {
+        "prompt": [{"role": "user", "content": "Hi?"}],
+        "chosen": [{"role": "assistant", "content": "Yes."}],
+        "rejected": [{"role": "assistant", "content": "No."}],
+    }
+    special = chat_format.special_text(tokenizer)
+    assert chat_format.special_text_problem(pair, special) is None
+    pair[part][-1]["content"] += f" The token {tokenizer.eos_token} ends a text."
+    assert chat_format.special_text_problem(pair, special) == "text of a special token"
+
+
+def test_a_tokenizer_without_special_tokens_finds_none():
+    assert not chat_format.special_text(word_tokenizer({})).search("any text, even none")
+
+
+def test_without_an_end_token_there_is_no_training():
+    with pytest.raises(ValueError, match="some/base has no end token"):
+        chat_format.prepare_tokenizer(word_tokenizer({"pad_token": "<pad>"}, "<pad>"))
+
+
+# --- many pairs at once ----------------------------------------------------------------------------------------
+
+
+def test_many_pairs_are_counted_like_each_alone(tokenizer):
+    """In their order, and whatever comes before; `test_preference_data` tries random texts and other tokenizers."""
+    alone = [chat_format.pair_lengths(pair, tokenizer) for pair in PAIRS]
+    assert chat_format.batch_lengths(PAIRS, tokenizer) == alone
+    assert chat_format.batch_lengths(PAIRS[::-1] + PAIRS, tokenizer) == alone[::-1] + alone
+    assert len(set(alone)) == len(alone) and chat_format.batch_lengths([], tokenizer) == []
+
+
+def test_what_a_tokenizers_file_or_an_earlier_call_asked_for_cuts_and_pads_nothing(small_base):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(small_base, trust_remote_code=False)
+    tokenizer = chat_format.prepare_tokenizer(tokenizer)
+    expected = [chat_format.pair_lengths(pair, tokenizer) for pair in PAIRS]
+    tokenizer(["a", "a and b"], padding=True, truncation=True, max_length=8)
+    assert chat_format.batch_lengths(PAIRS, tokenizer) == expected
+    tokenizer.backend_tokenizer.enable_padding(length=4096)
+    assert chat_format.batch_lengths(PAIRS, tokenizer) == expected
+
+
+def test_an_empty_answer_is_its_end_token_and_a_longer_one_is_longer(tokenizer):
+    pairs = [make_pair("Why?", answer, f"{answer} more") for answer in ("", "so", "so and so")]
+    lengths = chat_format.batch_lengths(pairs, tokenizer)
+    assert lengths[0][1] == 1 and len({prompt for prompt, _, _ in lengths}) == 1
+    assert all(chosen < rejected for _, chosen, rejected in lengths)
+
+
+def test_counting_leaves_tokenizer_and_pairs_as_they_are(tokenizer):
+    pairs = [make_pair(" Why? ", " So. ", "No.")]
+    before = tokenizer("Why is it so?")["input_ids"]
+    chat_format.batch_lengths(pairs, tokenizer)
+    assert pairs == [make_pair(" Why? ", " So. ", "No.")] and tokenizer("Why is it so?")["input_ids"] == before

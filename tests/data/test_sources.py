@@ -1,0 +1,272 @@
+"""The rules of the sources against plain Python on their stand-ins' rows, and the choice of sources by name."""
+
+from functools import cache
+
+import pandas as pd
+import pytest
+from datasets import Dataset
+
+from utils.data import preference_data
+from utils.data.pair_formats import NotAPair
+from utils.data.sources import ANSWERS, OTHERS, SEVEN, TEXTS, Source, apply_rule, choose, first_pair
+from utils.practice import stand_ins
+from utils.practice.rows import SOURCES, planted_rows
+
+EIGHTH = Source(  # as notebook 02 writes it out
+    name="capybara-preferences",
+    repository="argilla/Capybara-Preferences",
+    columns=ANSWERS,
+    rating="chosen_rating",
+    at_least=5,
+    published=7424,
+)
+# The rules once more, as plainly as can be: which rows are taken.
+RULES = {
+    "capybara": lambda row: row["rating_chosen"] >= 5,
+    "intel-orca": lambda row: (
+        row["chosen_score"] is not None and row["chosen_score"] >= 9 and not row["in_gsm8k_train"]
+    ),
+    "ultrafeedback": lambda row: row["chosen-rating"] >= 5,
+    "math": lambda row: row["chosen_rating"] >= 9,
+    "capybara-preferences": lambda row: row["chosen_rating"] >= 5,
+}
+MIXED = [*SEVEN, EIGHTH]
+
+
+def by_name(name: str) -> Source:
+    (source,) = [source for source in (*SEVEN, *OTHERS) if source.name == name]
+    return source
+
+
+@cache
+def rows_of(repository: str) -> Dataset:
+    """The rows of a stand-in, in all of their columns."""
+    folder = stand_ins.STAND_INS[repository][1]()
+    return Dataset.from_parquet(str(next(folder.rglob("train-*.parquet"))))
+
+
+# --- the rules -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", MIXED, ids=lambda source: source.name)
+def test_a_rule_takes_what_plain_python_takes(source):
+    rows = rows_of(source.repository)
+    ledger = apply_rule(source, rows)
+    assert list(ledger.columns) == ["source", "row", "rating", "reason"]
+    assert set(ledger.source) == {source.name} and list(ledger.row) == list(range(len(rows)))
+    rule = RULES.get(source.name, lambda row: True)
+    assert list(ledger.reason.isna()) == [rule(row) for row in rows]
+    ratings = [row[source.rating] if source.rating else None for row in rows]
+    assert [None if pd.isna(rating) else rating for rating in ledger.rating] == ratings
+
+
+@pytest.mark.parametrize("source", MIXED, ids=lambda source: source.name)
+def test_a_rule_drops_the_rows_that_were_planted_for_it_and_no_other_planted_one(source):
+    ledger = apply_rule(source, rows_of(source.repository))
+    for what, row in planted_rows(source.repository).items():
+        expected = None
+        if what == "score just below the threshold":
+            expected = "score too low"
+        elif what.startswith("no score"):  # also where the row is flagged
+            expected = "no score"
+        elif what.startswith("GSM8K") and what.endswith(", flagged"):
+            expected = "in_gsm8k_train"
+        assert ledger.reason[row] == expected or expected is None and pd.isna(ledger.reason[row]), what
+    rated = [what for what in planted_rows(source.repository) if "threshold" in what]
+    assert len(rated) == (2 if source.at_least else 0)
+
+
+def test_each_missing_score_or_raised_flag_has_its_reason():
+    """The first rule that a row trips over is the one that is told."""
+    source = Source("made", "made", rating="score", at_least=9, unless="seen", best=10)
+    scores = [9.0, 8.999, None, float("nan"), 10.0, 3.0, None, 9.0, 9.0]
+    seen = [False, False, False, False, True, True, True, None, True]
+    ledger = apply_rule(source, Dataset.from_dict({"score": scores, "seen": seen}))
+    reasons = [None if pd.isna(reason) else reason for reason in ledger.reason]
+    low, none = "score too low", "no score"
+    assert reasons == [None, low, none, none, "seen", low, none, None, "seen"]
+    assert ledger.rating.isna().tolist() == [score is None or score != score for score in scores]
+
+
+@pytest.mark.parametrize(
+    "scores, kept", [([5, 4, 6], [True, False, True]), ([None, None, None], [False] * 3), ([], [])]
+)
+def test_whole_numbers_nothing_but_nulls_and_no_rows(scores, kept):
+    source = Source("made", "made", rating="score", at_least=5, unless="seen")
+    rows = Dataset.from_dict({"score": scores, "seen": [None] * len(scores)})
+    ledger = apply_rule(source, rows)
+    assert list(ledger.reason.isna()) == kept and ledger.rating.dtype == float
+
+
+def test_without_a_threshold_every_rating_is_noted_and_every_row_taken():
+    rows = rows_of(stand_ins.DPO_MIX)
+    ledger = apply_rule(by_name("dpo-mix-7k"), rows)
+    assert ledger.reason.isna().all() and list(ledger.rating) == rows["chosen_rating"][:]
+    ledger = apply_rule(by_name("truthy"), rows_of("jondurbin/truthy-dpo-v0.1"))
+    assert ledger.reason.isna().all() and ledger.rating.isna().all()
+
+
+def test_rules_are_written_over_the_sources_own_columns():
+    assert {source.name: source.rule for source in MIXED} == {
+        "capybara": "rating_chosen >= 5",
+        "intel-orca": "chosen_score >= 9 and not in_gsm8k_train",
+        "ultrafeedback": "chosen-rating >= 5",
+        "math": "chosen_rating >= 9",
+        "toxic": "all rows",
+        "prm": "all rows",
+        "truthy": "all rows",
+        "capybara-preferences": "chosen_rating >= 5",
+    }
+    assert Source("made", "made", unless="seen").rule == "not seen"
+    assert Source("made", "made", rating="score", at_least=4.5).rule == "score >= 4.5"
+    assert Source("made", "made", rating="score").rule == "all rows"
+
+
+def test_the_published_counts_add_up():
+    listed = {source.name: source.published for source in SEVEN}
+    held = {source.name: source.in_mix or source.published for source in SEVEN}
+    assert sum(listed.values()) == 39_676 and sum(held.values()) == 39_703  # the rows of the mix at v1.0
+    assert {name for name in listed if listed[name] != held[name]} == {"prm"}
+    assert sum(held.values()) - held["capybara"] + EIGHTH.published == 44_245  # and at v1.2
+
+
+# --- pairs -----------------------------------------------------------------------------------------------------
+
+ANSWER_OF = {  # where the texts of the two answers stand
+    "intel-orca": ("chosen", "rejected"),
+    "math": ("chosen_response", "rejected_response"),
+    "toxic": ("chosen", "rejected"),
+    "prm": ("chosen", "rejected"),
+    "truthy": ("chosen", "rejected"),
+    "stack-exchange": ("response_j", "response_k"),
+}
+
+
+@pytest.mark.parametrize("source", [*MIXED, *OTHERS], ids=lambda source: source.name)
+def test_every_row_of_a_source_becomes_a_pair_with_its_own_answers(source):
+    rows, pairs = rows_of(source.repository), 0
+    assert set(source.needs) <= set(rows.column_names)
+    for row in rows.select_columns(source.needs):
+        try:
+            pair = source.pair(row)
+        except NotAPair as error:
+            assert "prompts of the two sides differ" in str(error)
+            continue
+        pairs += 1
+        assert list(pair) == ["source", "prompt", "chosen", "rejected"] and pair["source"] == source.name
+        assert pair["prompt"][-1]["role"] == "user" and pair["prompt"][-1]["content"].strip()
+        for side, column in zip(
+            ("chosen", "rejected"), ANSWER_OF.get(source.name, ("chosen", "rejected")), strict=True
+        ):
+            ((answer,), found) = pair[side], row[column]
+            if isinstance(found, list):
+                assert found == pair["prompt"] + [answer]
+            else:
+                assert answer["role"] == "assistant" and found.endswith(answer["content"])
+        if row.get("system"):
+            assert pair["prompt"][0] == {"role": "system", "content": row["system"]}
+    assert pairs >= len(rows) - sum("other prompt" in what for what in planted(source))
+
+
+def planted(source: Source):
+    return planted_rows(source.repository) if source.repository in SOURCES else ()
+
+
+def test_columns_are_read_once_and_only_those_that_are_needed():
+    assert by_name("intel-orca").needs == ["system", "input", "chosen", "rejected", "chosen_score", "in_gsm8k_train"]
+    assert by_name("capybara").needs == ["chosen", "rejected", "rating_chosen"]
+    assert by_name("stack-exchange").needs == ["question", "response_j", "response_k"]
+    assert Source("made", "made", columns=ANSWERS, rating="chosen").needs == ["chosen", "rejected"]
+
+
+def test_a_row_of_no_form_is_no_pair():
+    with pytest.raises(
+        ValueError, match="column chosen is None. The row has the columns chosen, prompt, rejected, source"
+    ):
+        by_name("toxic").pair({"prompt": "Hi?", "chosen": None, "rejected": "No."})
+
+
+def test_a_source_may_bring_a_mapper_of_its_own():
+    def upside_down(row):
+        return preference_data.to_pair(row | {"chosen": row["rejected"], "rejected": row["chosen"]})
+
+    source = Source("made", "made", columns={"prompt": "q", "chosen": "a", "rejected": "b"}, mapper=upside_down)
+    pair = source.pair({"q": "Hi?", "a": "Yes.", "b": "No."})
+    assert pair["chosen"][0]["content"] == "No." and pair["source"] == "made"
+
+
+# --- choosing --------------------------------------------------------------------------------------------------
+
+KNOWN = [*SEVEN, *OTHERS, EIGHTH]
+NAMES = ["capybara", "intel-orca", "ultrafeedback", "math", "toxic", "prm", "truthy"]
+
+
+def names_of(*arguments) -> list[str]:
+    return [source.name for source in choose(*arguments)]
+
+
+def test_the_seven_with_the_toxic_one_only_if_it_is_asked_for():
+    assert names_of(None, True, KNOWN) == NAMES
+    assert names_of(None, False, KNOWN) == [name for name in NAMES if name != "toxic"]
+    assert names_of(["toxic"], False, KNOWN) == ["toxic"]  # a name asks for it too
+    assert names_of(["truthy", "math"], True, KNOWN) == ["truthy", "math"]
+
+
+def test_known_names_and_known_hub_ids_are_known_sources():
+    for source in KNOWN:
+        assert choose([source.name], False, KNOWN) == choose([source.repository], False, KNOWN) == [source]
+    assert choose("hh-rlhf", False, KNOWN) == [by_name("hh-rlhf")]  # a name alone is a list of one
+
+
+@pytest.mark.parametrize(
+    "name, called",
+    [
+        ("somebody/pairs", "pairs"),
+        ("somebody/toxic-dpo-v0.2", "toxic-dpo-v0.2"),
+    ],
+)
+def test_an_unknown_name_with_an_owner_is_a_hub_id(name, called):
+    assert choose([name, "math"], False, KNOWN) == [Source(called, name), by_name("math")]
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "ultrafeedbak"])
+def test_a_misspelt_name_is_told_the_known_ones(name):
+    with pytest.raises(ValueError, match=f"SOURCES: {name} is no file or folder here, .* none of capybara, intel-orca"):
+        choose(["math", name], False, KNOWN)
+
+
+def test_the_first_pair_passes_over_what_is_none():
+    rows = [{"prompt": "Q?", "chosen": None, "rejected": "No."}, {"prompt": "Q?", "chosen": "Yes.", "rejected": "No."}]
+    source = Source("made", "", TEXTS)
+    assert first_pair(source, rows) == (rows[1], source.pair(rows[1]))
+    for left, told in ((rows[:1], "column chosen is None"), ([], "it has no rows")):
+        with pytest.raises(ValueError, match=f"Source made holds no pair at all: {told}"):
+            first_pair(source, left)
+
+
+def test_an_unknown_name_may_be_a_file_or_a_folder(tmp_path):
+    (tmp_path / "my.pairs.jsonl").touch()
+    (tmp_path / "v0.2").mkdir()
+    files = [str(tmp_path / "my.pairs.jsonl"), str(tmp_path / "v0.2"), str(tmp_path) + "/"]
+    assert names_of(files, False, KNOWN) == ["my.pairs", "v0.2", tmp_path.name]
+    assert [source.repository for source in choose(files, False, KNOWN)] == files
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["math", "truthy", "math"], ["math", "argilla/distilabel-math-preference-dpo"], ["math", "somebody/math"]],
+    ids=["a name", "a name and its Hub id", "two with one name"],
+)
+def test_what_is_named_twice_is_refused(names):
+    with pytest.raises(ValueError, match="SOURCES has math twice: take one out, or rename a file"):
+        choose(names, False, KNOWN)
+
+
+def test_nothing_is_refused():
+    with pytest.raises(ValueError, match="SOURCES is empty: name one or more of capybara, intel-orca"):
+        choose([], False, KNOWN)
+
+
+def test_every_source_has_its_own_name_and_place():
+    assert len({source.name for source in KNOWN}) == len({source.repository for source in KNOWN}) == len(KNOWN) == 11
+    assert [source.name for source in SEVEN] == NAMES

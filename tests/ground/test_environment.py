@@ -1,0 +1,374 @@
+"""What the notebooks ask of their machine: device, secrets, W&B, versions, parameters; and never a prompt."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import types
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils import environment
+
+ROOT = Path(__file__).parents[2]
+NAME = "COURSE_TEST_SECRET"
+
+
+# --- the device ------------------------------------------------------------------------------------------------
+
+
+def test_without_a_gpu_the_cpu_trains_in_fp32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    device = environment.find_device()
+    assert (device.kind, device.dtype) == ("cpu", "float32") and device.dtype_reason
+    assert device.name == f"{os.cpu_count()} CPU cores"
+    assert 0.5 < device.memory_gb < 100_000
+
+
+@pytest.mark.parametrize(
+    "name, capability, dtype", [("Tesla T4", (7, 5), "float16"), ("NVIDIA L4", (8, 9), "bfloat16")]
+)
+def test_the_gpu_decides_the_dtype(monkeypatch, name, capability, dtype):
+    major, minor = capability
+    properties = types.SimpleNamespace(name=name, total_memory=15_640_000_000, major=major, minor=minor)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    device = environment.find_device()
+    assert (device.kind, device.name, device.memory_gb, device.dtype) == ("cuda", name, 15.64, dtype)
+    assert f"{major}.{minor}" in device.dtype_reason
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def colab(monkeypatch):
+    """Colab's secrets, as a function that sets what asking for one does; the list it returns holds what was asked."""
+    monkeypatch.delenv(NAME, raising=False)
+
+    def install(result):
+        asked = []
+
+        def get(name):
+            asked.append(name)
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        module = types.ModuleType("google.colab")
+        module.userdata = types.SimpleNamespace(get=get)
+        monkeypatch.setitem(sys.modules, "google.colab", module)
+        return asked
+
+    return install
+
+
+class NotebookAccessError(Exception):
+    """As Colab's own: neither a KeyError nor an OSError."""
+
+
+def test_the_environment_comes_first(colab, monkeypatch):
+    asked = colab("from colab")
+    monkeypatch.setenv(NAME, "from the environment")
+    assert environment.find_token(NAME) == "from the environment" and asked == []
+
+
+def test_then_colabs_secrets(colab, monkeypatch):
+    asked = colab("from colab")
+    assert environment.find_token(NAME) == "from colab" and asked == [NAME]
+    monkeypatch.setenv(NAME, "")
+    assert environment.find_token(NAME) == "from colab"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        NotebookAccessError("access not granted"),
+        TimeoutError("nobody clicked"),
+        KeyError(NAME),
+        RuntimeError("no kernel"),
+        ImportError("no frontend"),
+        None,
+        "",
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+def test_then_nothing_whatever_colab_does(colab, answer):
+    colab(answer)
+    assert environment.find_token(NAME) is None
+
+
+def test_away_from_colab_there_is_nothing(monkeypatch):
+    monkeypatch.delenv(NAME, raising=False)
+    monkeypatch.setitem(sys.modules, "google.colab", None)  # importing it raises
+    assert environment.find_token(NAME) is None
+
+
+def test_the_interrupt_key_still_interrupts(colab):
+    colab(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        environment.find_token(NAME)
+
+
+@pytest.mark.parametrize("place", ["environment", "colab"])
+def test_a_pasted_line_end_is_not_part_of_a_secret(colab, monkeypatch, place):
+    """A header cannot carry it, so the client would fail with a protocol error."""
+    colab("practice-write\n")
+    if place == "environment":
+        monkeypatch.setenv(NAME, " practice-write\r\n")
+    assert environment.find_token(NAME) == "practice-write"
+
+
+# --- W&B -------------------------------------------------------------------------------------------------------
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+START = """
+import json, sys, time
+from utils.environment import start_wandb
+folder, report = sys.argv[1:]
+started = time.monotonic()
+run = start_wandb("course", "a-run", {"learning_rate": 8e-5}, folder)
+seconds = time.monotonic() - started
+run.log({"loss": 1.5})
+found = {"mode": run.settings.mode, "offline": run.offline, "disabled": run.disabled, "seconds": seconds}
+found["terminal"] = sys.stdin.isatty() and sys.stdout.isatty()
+run.finish()
+open(report, "w").write(json.dumps(found))
+"""
+
+
+class WandbRun:
+    """A process that starts a W&B run in a terminal, where a question could be asked and would never be answered."""
+
+    def __init__(self, folder: Path, **variables):
+        self.folder, self.report, self.output = folder, folder / "report.json", b""
+        home = folder / "home"
+        home.mkdir()
+        settings = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+        settings |= {"HOME": str(home), "NETRC": str(home / "netrc"), "PYTHONPATH": str(ROOT)} | variables
+        self.terminal, end = os.openpty()
+        os.set_blocking(self.terminal, False)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", START, str(folder / "runs"), str(self.report)],
+            stdin=end,
+            stdout=end,
+            stderr=end,
+            cwd=ROOT,
+            env=settings,
+        )
+        os.close(end)
+
+    def read(self) -> None:
+        try:
+            while chunk := os.read(self.terminal, 65536):
+                self.output += chunk
+        except OSError:  # nothing to read now, or the other end is closed
+            pass
+
+    def result(self, timeout: float) -> dict:
+        """What the process found; stops it if it is not done in time, as when it waits for an answer."""
+        end = time.monotonic() + timeout
+        while self.process.poll() is None and time.monotonic() < end:
+            self.read()
+            time.sleep(0.05)
+        self.process.kill()
+        assert self.process.wait() == 0, self.text()
+        return json.loads(self.report.read_text())
+
+    def text(self) -> str:
+        self.read()
+        return self.output.decode(errors="replace")
+
+    def history(self) -> list[dict]:
+        from utils.curves.wandb_offline import read_history
+
+        (run,) = (self.folder / "runs" / "wandb").glob("offline-run-*")
+        return read_history(run)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def wandb_out_of_reach(tmp_path_factory):
+    """Started before the other tests of this file, since it waits half a minute for a server that is not there."""
+    run = WandbRun(tmp_path_factory.mktemp("unreachable"), WANDB_API_KEY=KEY, WANDB_BASE_URL="http://127.0.0.1:9")
+    yield run
+    run.process.kill()
+    run.process.wait()
+    os.close(run.terminal)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"WANDB_MODE": "online"}, {"WANDB_API_KEY": "too-short"}, {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY}],
+    ids=["no key", "no key, online", "a key that cannot be one", "offline with a key"],
+)
+def test_wandb_goes_on_offline(tmp_path, variables):
+    run = WandbRun(tmp_path, **variables)
+    found = run.result(timeout=50)
+    assert found["terminal"]
+    assert (found["mode"], found["offline"]) == ("offline", True) and found["seconds"] < 20
+    assert [row["loss"] for row in run.history()] == [1.5]
+    assert all(secret not in run.text() for secret in (KEY, "too-short"))
+
+
+def test_wandb_can_be_switched_off(tmp_path):
+    run = WandbRun(tmp_path, WANDB_MODE="disabled")
+    assert run.result(timeout=50)["disabled"] is True
+    assert not list((tmp_path / "runs").rglob("*.wandb"))
+
+
+def test_the_parameters_reach_wandb(monkeypatch, tmp_path):
+    import wandb
+
+    calls = []
+    monkeypatch.setattr(wandb, "init", lambda **keywords: calls.append(keywords))
+    monkeypatch.setattr(wandb, "setup", lambda *arguments, **keywords: None)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", "")  # so that it is put back as it was
+    monkeypatch.delenv("WANDB_DATA_DIR")
+    environment.start_wandb("course", "a-run", {"beta": 0.1}, str(tmp_path / "new" / "folder"), group="article")
+    (call,) = calls
+    wanted = {"project": "course", "name": "a-run", "group": "article", "config": {"beta": 0.1}, "mode": "offline"}
+    assert call | wanted == call
+    assert call["dir"] == str(tmp_path / "new" / "folder") and Path(call["dir"]).is_dir()
+    assert call["settings"].finish_timeout == 600  # or a network that is gone would hold the notebook for ever
+    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "new" / "folder" / "wandb")
+
+
+def test_a_key_that_works_goes_online(monkeypatch, tmp_path):
+    import wandb
+
+    modes = []
+    monkeypatch.setattr(wandb, "init", lambda **keywords: modes.append(keywords["mode"]))
+    monkeypatch.setattr(wandb, "setup", lambda *arguments, **keywords: None)
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
+    environment.start_wandb("course", "a-run", {}, str(tmp_path))
+    assert modes == ["online"]
+
+
+# --- versions, figures, parameters -----------------------------------------------------------------------------
+
+
+def test_versions_are_the_installed_ones(monkeypatch):
+    found = environment.versions()
+    assert list(found) == ["python", *environment.PACKAGES]
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert all(found[package] == version(package) for package in environment.PACKAGES)
+    monkeypatch.setattr(environment, "PACKAGES", ["torch", "no-such-package-here"])
+    assert environment.versions()["no-such-package-here"] == "not installed"
+
+
+def test_recorded_figures_are_in_the_outputs(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw=False: shown.append((data, raw)))
+    environment.record(eval_margin=0.123456, stopped=5, note="stand-in")
+    ((data, raw),) = shown
+    assert raw and data[environment.METRICS_TYPE] == {"eval_margin": 0.123456, "stopped": 5, "note": "stand-in"}
+    assert json.loads(json.dumps(data)) == data
+    lines = [line.split() for line in data["text/plain"].splitlines()]
+    assert lines == [["eval_margin", "0.1235"], ["stopped", "5"], ["note", "stand-in"]]
+
+
+def test_the_disk_of_a_folder_is_found_before_the_folder_is_made(tmp_path):
+    disk, free_gb = environment.find_disk(tmp_path / "not" / "yet")
+    assert disk == tmp_path.stat().st_dev
+    assert free_gb == pytest.approx(shutil.disk_usage(tmp_path).free / 1e9, rel=0.05)
+
+
+def test_only_the_known_warnings_are_silenced():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        environment.quiet_known_warnings()
+        for message in (
+            "You are importing from 'trl.experimental'. APIs here are unstable",
+            "`gradient_checkpointing` is deprecated and will be removed in v6.",
+            "Paged optimizers are not supported on CPU. Falling back",
+            "Merge lora module to 4-bit linear may get different generations",
+            "the loss is not finite",
+        ):
+            warnings.warn(message, UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in seen] == ["the loss is not finite"]
+
+
+PARAMETERS = 'RECIPE = "course-llama3"  # @param ["course-llama3"]\nBETA: float = 0.1  # @param {type:"raw"}'
+
+
+@pytest.mark.parametrize(
+    "injected", ["# Parameters\nBETA = 0.2", '# Parameters\nBETA = 0.2\nRECIPE = "article-llama3"', "# Parameters\n"]
+)
+def test_known_parameters_pass(injected):
+    environment.refuse_unknown_parameters(["", "import sys", PARAMETERS, injected, "run()"])
+
+
+@pytest.mark.parametrize("injected", ["# Parameters\nBETTA = 0.2", "# Parameters\nBETA = 0.2\nBETTA = 0.3"])
+def test_an_unknown_parameter_is_refused_with_those_there_are(injected):
+    with pytest.raises(NameError, match="no parameter BETTA.*RECIPE, BETA"):
+        environment.refuse_unknown_parameters(["", PARAMETERS, injected, "run()"])
+
+
+def test_a_variable_that_is_no_parameter_cannot_be_set():
+    with pytest.raises(NameError, match="no parameter ROOT"):
+        environment.refuse_unknown_parameters(["ROOT = 1", PARAMETERS, "# Parameters\nROOT = 2"])
+
+
+def test_a_notebook_run_as_it_is_passes():
+    environment.refuse_unknown_parameters(["", "%pip list", PARAMETERS, "ROOT = 1"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+def test_what_papermill_injects_is_seen(path):
+    """With papermill's own injection, into the course's own notebooks."""
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    def executed(**parameters) -> list[str]:
+        notebook = parameterize_notebook(load_notebook_node(str(path)), parameters)
+        return ["", *(cell.source for cell in notebook.cells if cell.cell_type == "code")]
+
+    tagged = next(cell for cell in load_notebook_node(str(path)).cells if "parameters" in cell.metadata.tags)
+    known = [statement.targets[0].id for statement in ast.parse(tagged.source).body]
+    upto = next(i for i, source in enumerate(executed(**{known[0]: 1})) if "refuse_unknown_parameters(In)" in source)
+    environment.refuse_unknown_parameters(executed(**dict.fromkeys(known, 1))[: upto + 1])
+    with pytest.raises(NameError, match=f"no parameter {known[0]}_X.*{known[-1]}"):
+        environment.refuse_unknown_parameters(executed(**{f"{known[0]}_X": 1})[: upto + 1])
+
+
+# --- W&B again: started with the first test of this file -------------------------------------------------------
+
+
+def test_an_unreachable_wandb_costs_seconds_and_not_the_run(wandb_out_of_reach):
+    found = wandb_out_of_reach.result(timeout=90)
+    assert found["terminal"]
+    assert (found["mode"], found["offline"]) == ("offline", True) and found["seconds"] < 60
+    assert [row["loss"] for row in wandb_out_of_reach.history()] == [1.5]
+    assert "goes on offline" in wandb_out_of_reach.text() and KEY not in wandb_out_of_reach.text()
+    kept = [path for path in wandb_out_of_reach.folder.rglob("*") if path.is_file()]
+    assert kept and not any(KEY.encode() in path.read_bytes() for path in kept)
+
+
+def test_artefacts_go_where_they_are_asked_to(tmp_path):
+    assert environment.artifacts_folder(tmp_path, "mine") == tmp_path / "mine" and (tmp_path / "mine").is_dir()
+    assert environment.artifacts_folder(tmp_path, str(tmp_path / "absolute")) == tmp_path / "absolute"
+
+
+def test_a_drive_that_is_not_mounted_is_not_taken_for_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Drive is not mounted"):
+        environment.artifacts_folder(tmp_path, "/content/drive/MyDrive/orpo-course")
+
+
+def test_a_measurement_names_its_machine(monkeypatch):
+    line = environment.describe_machine()
+    assert (
+        f"{os.cpu_count()} cores; " in line and f"torch {version('torch')}" in line and f"trl {version('trl')}" in line
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA L4")
+    assert environment.describe_machine().startswith("NVIDIA L4, ")

@@ -1,0 +1,235 @@
+"""A recipe goes elsewhere whole: each tool knows every field, each value arrives, and the tokens are notebook 03's."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import Dataset, DatasetDict
+
+from utils.data import chat_format
+from utils.practice import stand_ins
+from utils.publish import export as export_recipes
+from utils.publish.export import TOOLS, export_recipe, rendered, write_export
+from utils.train.recipes import RECIPES
+
+ROOT = Path(__file__).parents[2]
+RECORDED = json.loads((ROOT / "data" / "tool_fields.json").read_text())
+RECIPE = replace(RECIPES["stack-llama2-dpo"], num_epochs=2.0, beta=0.3, learning_rate=1.25e-6)
+
+
+def configuration(tool: str, recipe=RECIPE, **options) -> dict:
+    return yaml.safe_load(export_recipe(recipe, tool, **{"train_pairs": 160} | options))
+
+
+def leaves(settings: dict) -> dict:
+    """Nested settings as one level: what is asked of a tool, and of which of its own fields."""
+    flat = {}
+    for key, value in settings.items():
+        flat |= leaves(value) if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def known_fields(tool: str) -> dict[str, list | None]:
+    """The fields that a tool knows, with their choices: as recorded from its package, or as installed."""
+    if tool == "trl-cli":
+        from trl import ModelConfig, ScriptArguments
+        from trl.experimental.orpo import ORPOConfig
+
+        return {field.name: None for kind in (ScriptArguments, ORPOConfig, ModelConfig) for field in fields(kind)}
+    recorded = RECORDED[tool]
+    known = {name: choices for kind in recorded["classes"].values() for name, choices in kind.items()}
+    if "BaseTrainingArguments" in recorded["inherits"]:
+        from transformers import Seq2SeqTrainingArguments
+
+        known |= {field.name: None for field in fields(Seq2SeqTrainingArguments)}
+    return known | dict.fromkeys(recorded["words"])
+
+
+def unknown(tool: str, settings: dict) -> list[str]:
+    """Name the settings that a tool does not know, or may not have this value."""
+    known = known_fields(tool)
+    parts = {key for key, value in settings.items() if isinstance(value, dict)}
+    wrong = [key for key in parts | set(leaves(settings)) if key not in known]
+    return wrong + [key for key, it in leaves(settings).items() if known.get(key) and it not in known[key]]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("tool", TOOLS)
+def test_each_tool_knows_every_field_of_every_recipe(tool, name):
+    settings = configuration(tool, RECIPES[name], train_pairs=1000)
+    assert len(leaves(settings)) > 20 and not unknown(tool, settings)
+    for rows in settings.get("datasets", []) + settings.get("test_datasets", []):
+        assert set(rows) <= set(RECORDED[tool]["classes"]["SFTDataset"])
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_field_that_was_renamed_is_found(tool):
+    settings = configuration(tool) | {"lora_rnk": 8}
+    assert unknown(tool, settings) == ["lora_rnk"]
+
+
+def test_a_value_that_is_no_choice_is_found():
+    assert unknown("llama-factory", configuration("llama-factory") | {"pref_loss": "odds"}) == ["pref_loss"]
+    assert unknown("axolotl", configuration("axolotl") | {"rl": "orpoo"}) == ["rl"]
+
+
+# What each tool calls: base, weight of the odds ratio, rate, length, rank, alpha, epochs, pass, passes, schedule.
+CALLED = {
+    "axolotl": "base_model orpo_alpha learning_rate sequence_len lora_r lora_alpha num_epochs micro_batch_size "
+    "gradient_accumulation_steps lr_scheduler optimizer",
+    "llama-factory": "model_name_or_path pref_beta learning_rate cutoff_len lora_rank lora_alpha num_train_epochs "
+    "per_device_train_batch_size gradient_accumulation_steps lr_scheduler_type optim",
+    "autotrain": "base_model dpo_beta lr block_size lora_r lora_alpha epochs batch_size gradient_accumulation "
+    "scheduler optimizer",
+    "trl-cli": "model_name_or_path beta learning_rate max_length lora_r lora_alpha num_train_epochs "
+    "per_device_train_batch_size gradient_accumulation_steps lr_scheduler_type optim",
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_value_arrives(tool):
+    settings = leaves(configuration(tool, micro_batch=4, revision="some-commit", seed=7))
+    expected = (RECIPE.base_model, 0.3, 1.25e-6, 1024, 8, 16, 2, 4, 4, "cosine", "paged_adamw_32bit")
+    assert tuple(settings[key] for key in CALLED[tool].split()) == expected and settings["seed"] == 7
+    modules = next(value for key, value in settings.items() if "target" in key)
+    assert modules in (["q_proj", "v_proj"], "q_proj,v_proj")
+    assert ("some-commit" in settings.values()) == (tool != "autotrain")
+
+
+@pytest.mark.parametrize("rate", [5e-7, 8e-6, 8e-5, 2e-3, 1.0])
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_rate_is_a_number_in_yaml(tool, rate):
+    """YAML reads 8e-05, as Python writes it, as text."""
+    settings = leaves(configuration(tool, replace(RECIPE, learning_rate=rate, beta=rate)))
+    assert [settings[key] for key in CALLED[tool].split()[1:3]] == [rate, rate]
+
+
+def test_what_the_tools_cannot_express_is_refused_or_turned():
+    assert leaves(configuration("autotrain", train_pairs=1600))["warmup_ratio"] == 0.5  # 100 of 2 x 100 steps
+    assert leaves(configuration("autotrain", train_pairs=8))["warmup_ratio"] == 1
+    with pytest.raises(ValueError, match="whole epochs, and 0.5 is none"):
+        configuration("autotrain", replace(RECIPE, num_epochs=0.5))
+    with pytest.raises(ValueError, match="give train_pairs"):
+        export_recipe(RECIPES["lazyorpo-phi2"], "autotrain")
+    with pytest.raises(ValueError, match="Passes of 3 pairs do not add up to 16"):
+        export_recipe(RECIPE, "axolotl", micro_batch=3)
+    with pytest.raises(ValueError, match="no tool 'trl'. Choose one of axolotl, llama-factory, autotrain, trl-cli"):
+        export_recipe(RECIPE, "trl")
+    cut = configuration("axolotl", RECIPES["article-llama3"])
+    assert (cut["excess_length_strategy"], configuration("axolotl")["excess_length_strategy"]) == ("truncate", "drop")
+
+
+@pytest.mark.parametrize("tool, said", [("llama-factory", "covers the answer alone"), ("autotrain", "is archived")])
+def test_the_text_says_what_is_computed_differently(tool, said):
+    comments = [line for line in export_recipe(RECIPE, tool).splitlines() if line.startswith("#")]
+    assert comments[0].startswith("# stack-llama2-dpo, for: ") and said in " ".join(comments)
+    assert "warns against" not in " ".join(comments)
+    warned = export_recipe(RECIPES["paper-hh"], tool)
+    assert "warns against" in warned and all(len(line) <= 120 for line in warned.splitlines())
+
+
+def test_the_record_says_where_the_fields_come_from():
+    for tool in ("axolotl", "llama-factory", "autotrain"):
+        entry = RECORDED[tool]
+        assert entry["address"].endswith(f"/{entry['version']}/") and re.fullmatch(r"20\d\d-\d\d-\d\d", entry["read"])
+        assert all(len(known) > 15 for known in entry["classes"].values())
+
+
+# --- the files beside it ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs() -> DatasetDict:
+    rows = stand_ins.preference_pairs(12, seed=5)
+    return DatasetDict({"train": Dataset.from_list(rows[:8]), "test": Dataset.from_list(rows[8:])})
+
+
+def test_a_pair_is_rendered_as_the_trainer_renders_it(pairs, tokenizer):
+    from trl.data_utils import maybe_apply_chat_template
+
+    for pair in [*pairs["train"], *pairs["test"]]:
+        text = rendered(pair, tokenizer)
+        by_trl = maybe_apply_chat_template({key: pair[key] for key in text}, tokenizer)
+        assert text == by_trl
+        prompt, chosen, rejected = (tokenizer(text[key], add_special_tokens=False)["input_ids"] for key in text)
+        assert chat_format.pair_lengths(pair, tokenizer) == (len(prompt), len(chosen), len(rejected))
+        assert chosen[-1] == rejected[-1] == tokenizer.eos_token_id and prompt.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tool_finds_the_files_that_its_configuration_names(tool, pairs, tokenizer, tmp_path):
+    written = write_export(tmp_path / "new", RECIPE, tool, pairs, tokenizer, micro_batch=2)
+    assert all(path.is_file() for path in written) and written[0].name == f"{tool}.yaml"
+    assert yaml.safe_load(written[0].read_text()) == configuration(tool, train_pairs=8, micro_batch=2)
+    for split in ("train", "test"):
+        lines = (tmp_path / "new" / "pairs" / f"{split}.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == [rendered(pair, tokenizer) for pair in pairs[split]]
+    settings = yaml.safe_load(written[0].read_text())
+    if tool == "axolotl":
+        assert all((tmp_path / "new" / rows["path"]).is_file() for rows in settings["datasets"])
+    if tool == "autotrain":
+        columns = settings["data"]["column_mapping"].values()
+        assert set(columns) == set(rendered(pairs["train"][0], tokenizer))
+    if tool == "llama-factory":
+        info = json.loads((tmp_path / "new" / settings["dataset_dir"] / "dataset_info.json").read_text())
+        assert set(info) == {settings["dataset"], settings["eval_dataset"]}
+        about = info["train"]
+        assert about["ranking"] is True and set(about) | set(about["columns"]) <= set(known_fields(tool))
+
+
+def test_trls_own_parser_reads_the_configuration(tmp_path):
+    from trl import ModelConfig, ScriptArguments, TrlParser
+    from trl.experimental.orpo import ORPOConfig
+
+    path = tmp_path / "trl-cli.yaml"
+    path.write_text(export_recipe(RECIPE, "trl-cli", dtype="float32"))
+    parser = TrlParser((ScriptArguments, ORPOConfig, ModelConfig))
+    script, arguments, base = parser.parse_args_and_config(["--config", str(path)], fail_with_unknown_args=True)
+    assert (script.dataset_name, base.lora_target_modules) == ("pairs", ["q_proj", "v_proj"])
+    assert (arguments.beta, arguments.learning_rate, arguments.warmup_steps) == (0.3, 1.25e-6, 100)
+    assert base.load_in_4bit and base.use_bnb_nested_quant and not arguments.bf16
+    path.write_text(path.read_text() + "lora_rnk: 8\n")
+    with pytest.raises(ValueError, match="lora_rnk"):
+        parser.parse_args_and_config(["--config", str(path)], fail_with_unknown_args=True)
+
+
+@pytest.mark.timeout(180)
+def test_the_script_for_trl_trains_the_recipe(pairs, tokenizer, small_base, tmp_path):
+    recipe = replace(RECIPE, base_model=str(small_base), num_epochs=1.0, effective_batch=4, max_length=512)
+    write_export(tmp_path, recipe, "trl-cli", pairs, tokenizer, micro_batch=2, dtype="float32")
+    command = [sys.executable, "train_orpo.py", "--config", "trl-cli.yaml"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    adapter = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    assert (adapter["r"], adapter["lora_alpha"]) == (8, 16)
+    assert sorted(adapter["target_modules"]) == ["q_proj", "v_proj"]
+    assert (tmp_path / "run" / "adapter_model.safetensors").stat().st_size > 10_000
+    assert "eval_log_odds_chosen" in done.stdout + done.stderr
+
+
+def test_the_record_is_made_from_the_source_of_packages(tmp_path):
+    """On a package made for it: bases in other files, choices, and what no field is."""
+    path = ROOT / "data" / "record_tool_fields.py"
+    module = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("record", path))
+    spec.loader.exec_module(module)
+    source = (
+        "class Loss(str, Enum):\n    ORPO = 'orpo'\n"
+        "class Base(Elsewhere):\n    rate: float = 1.0\n"
+        "class Config(Base):\n    loss: Loss | None = None\n    bits: Literal['fp4', 'nf4'] = 'nf4'\n    plain = 3\n"
+    )
+    tree = module.ast.parse(source)
+    classes = {node.name: node for node in tree.body}
+    found, others = module.fields("Config", classes, {"Loss": ["orpo"]})
+    assert found == {"rate": None, "loss": ["orpo"], "bits": ["fp4", "nf4"]} and others == ["Elsewhere"]
+
+
+def test_there_is_a_template_for_every_tool_and_no_other():
+    assert {path.stem for path in export_recipes.EXPORTS.glob("*.yaml")} == set(TOOLS)

@@ -1,0 +1,214 @@
+"""The GGUF file: written, read back equal, and read by code that is not ours."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import gguf
+import numpy
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from utils.publish import gguf as gguf_files
+
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is two?"},
+    {"role": "assistant", "content": "A number."},
+    {"role": "user", "content": "Its double? Héllo 12345!"},
+]
+
+
+@pytest.fixture(scope="module")
+def folder(small_base, tokenizer, tmp_path_factory):
+    """The small base in bf16, in shards, with the course's template, as notebook 05 leaves a merged model."""
+    model = AutoModelForCausalLM.from_pretrained(
+        small_base, dtype=torch.bfloat16, use_safetensors=True, trust_remote_code=False
+    )
+    target = tmp_path_factory.mktemp("gguf") / "merged"
+    model.save_pretrained(target, max_shard_size="1MB")
+    tokenizer.save_pretrained(target)
+    assert len(list(target.glob("model*.safetensors"))) > 1
+    return target
+
+
+@pytest.fixture(scope="module")
+def written(folder):
+    return gguf_files.write_gguf(folder, folder.parent / "Llama-3-8B-ORPO.gguf")
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """A copy of the folder whose config.json or tokenizer.json a test changes."""
+    target = tmp_path / "copy"
+    shutil.copytree(folder, target)
+
+    def change(name, **values):
+        path = target / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        return target
+
+    return change
+
+
+def test_every_tensor_is_read_back_equal(folder, written):
+    proof = gguf_files.read_back(folder, written)
+    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+    assert proof["weights"] == model.num_parameters() and proof["tensors"] == len(model.state_dict())
+    assert proof["tokens"] == model.config.vocab_size
+    metadata = proof["metadata"]
+    assert metadata["general.architecture"] == "llama" and metadata["general.name"] == "Llama-3-8B-ORPO"
+    assert metadata["llama.rope.freq_base"] == model.config.rope_parameters["rope_theta"]
+    assert metadata["tokenizer.ggml.pre"] == "llama-bpe"
+
+
+def test_the_end_and_the_template_are_in_the_file(folder, written, tokenizer):
+    metadata = gguf_files.read_back(folder, written)["metadata"]
+    assert metadata["tokenizer.chat_template"] == tokenizer.chat_template
+    assert metadata["tokenizer.ggml.eos_token_id"] == tokenizer.eos_token_id
+    assert metadata["tokenizer.ggml.padding_token_id"] == tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert metadata["tokenizer.ggml.add_bos_token"] is True
+
+
+def test_merges_and_kinds_of_tokens_are_in_the_file(folder, written):
+    fields, tokenizer = gguf.GGUFReader(written).fields, json.loads((folder / "tokenizer.json").read_text())
+    assert fields["tokenizer.ggml.merges"].contents() == [" ".join(pair) for pair in tokenizer["model"]["merges"]]
+    kinds = fields["tokenizer.ggml.token_type"].contents()
+    special = {token["id"] for token in tokenizer["added_tokens"]}
+    assert {number for number, kind in enumerate(kinds) if kind == gguf.TokenType.CONTROL} == special
+
+
+def test_transformers_reads_the_file_as_the_same_model(folder, written):
+    """Its own reader knows names and order from llama.cpp, and not from us."""
+    place = {"gguf_file": written.name, "trust_remote_code": False}
+    again = AutoModelForCausalLM.from_pretrained(written.parent, dtype=torch.float32, use_safetensors=True, **place)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    inputs = tokenizer.apply_chat_template(TALK, return_tensors="pt", return_dict=True)
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+
+
+def test_llama_cpp_reads_the_file_and_answers_the_same(folder, written):
+    """llama.cpp itself, in a process of its own."""
+    script = f"""
+import json, xllamacpp
+given = xllamacpp.CommonParams()
+given.model.path, given.n_ctx, given.n_parallel, given.cpuparams.n_threads = {str(written)!r}, 1024, 1, 1
+server = xllamacpp.Server(given)
+asked = dict(messages={TALK!r}, temperature=0, max_tokens=24)
+print("ANSWER " + json.dumps(server.handle_chat_completions(asked)))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr[-2000:]
+    reply = json.loads(re.search(r"^ANSWER (.*)$", run.stdout, re.MULTILINE)[1])
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    inputs = tokenizer.apply_chat_template(TALK, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    length = inputs["input_ids"].shape[1]
+    output = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, length:]
+    assert reply["usage"]["prompt_tokens"] == length
+    assert (
+        reply["choices"][0]["message"]["content"].strip() == tokenizer.decode(output, skip_special_tokens=True).strip()
+    )
+
+
+def test_a_single_changed_weight_is_noticed(folder, written, tmp_path):
+    spoilt = tmp_path / "spoilt.gguf"
+    shutil.copy(written, spoilt)
+    (tensor,) = [it for it in gguf.GGUFReader(spoilt).tensors if it.name == "blk.1.attn_q.weight"]
+    with open(spoilt, "r+b") as file:
+        file.seek(tensor.data_offset + 11)
+        byte = file.read(1)[0]
+        file.seek(tensor.data_offset + 11)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(ValueError, match=r"does not hold the model of .*: blk\.1\.attn_q\.weight\. Write it again"):
+        gguf_files.read_back(folder, spoilt)
+
+
+def test_rows_in_transformers_order_are_noticed(folder, written, monkeypatch):
+    """The change of order is really in the file, and not undone by chance."""
+    query = "model.layers.0.self_attn.q_proj.weight"
+    weights = {}
+    for path in folder.glob("model*.safetensors"):
+        weights |= load_file(path)
+    stored = next(it for it in gguf.GGUFReader(written).tensors if it.name == "blk.0.attn_q.weight")
+    bits = stored.data.reshape(-1).view(numpy.uint16).reshape(weights[query].shape)
+    mine = weights[query].view(torch.uint16).numpy()
+    assert not numpy.array_equal(bits, mine)
+    half = json.loads((folder / "config.json").read_text())["head_dim"] // 2
+    assert numpy.array_equal(bits[0], mine[0]) and numpy.array_equal(bits[1], mine[half])
+    assert numpy.array_equal(bits[2], mine[1])
+
+
+def test_a_missing_tensor_is_noticed(copy, written):
+    target = copy("config.json")
+    shard = sorted(target.glob("model*.safetensors"))[-1]
+    weights = load_file(shard)
+    weights.pop("model.norm.weight")
+    save_file(weights, shard, {"format": "pt"})
+    with pytest.raises(ValueError, match="output_norm.weight"):
+        gguf_files.read_back(target, written)
+
+
+def test_other_tokens_are_noticed(copy, written):
+    target = copy("config.json")
+    text = (target / "tokenizer.json").read_text()
+    (target / "tokenizer.json").write_text(text.replace("<|reserved_special_token_7|>", "<|another|>"))
+    with pytest.raises(ValueError, match="does not hold the tokens"):
+        gguf_files.read_back(target, written)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "sentence"),
+    [
+        ("config.json", {"architectures": ["Qwen2ForCausalLM"]}, "holds a .*Qwen2ForCausalLM.*only Llama"),
+        ("config.json", {"rope_scaling": {"rope_type": "llama3"}}, "scaled rotary embedding or a bias"),
+        ("config.json", {"attention_bias": True}, "scaled rotary embedding or a bias"),
+        ("tokenizer.json", {"pre_tokenizer": {"type": "ByteLevel"}}, "is not Llama 3's"),
+    ],
+)
+def test_what_it_does_not_know_is_refused_with_what_to_do(copy, tmp_path, file, values, sentence):
+    target = copy(file, **values)
+    assert "convert_hf_to_gguf.py" in gguf_files.problem(target)
+    with pytest.raises(ValueError, match=sentence):
+        gguf_files.write_gguf(target, tmp_path / "none.gguf")
+    assert not (tmp_path / "none.gguf").exists()
+
+
+def test_an_empty_folder_names_notebook_05(folder, tmp_path):
+    assert gguf_files.problem(folder) is None
+    with pytest.raises(FileNotFoundError, match="run notebook 05 first"):
+        gguf_files.write_gguf(tmp_path, tmp_path / "none.gguf")
+
+
+def test_rows_without_a_token_are_marked_unused(copy, tmp_path):
+    target = copy("config.json")
+    vocabulary = json.loads((target / "tokenizer.json").read_text())
+    vocabulary["added_tokens"].pop()
+    (target / "tokenizer.json").write_text(json.dumps(vocabulary))
+    gguf_files.write_gguf(target, tmp_path / "padded.gguf")
+    fields = gguf.GGUFReader(tmp_path / "padded.gguf").fields
+    rows = json.loads((target / "config.json").read_text())["vocab_size"]
+    assert fields["tokenizer.ggml.tokens"].contents()[-1] == f"[PAD{rows - 1}]"
+    assert fields["tokenizer.ggml.token_type"].contents()[-1] == gguf.TokenType.UNUSED
+    assert fields["tokenizer.ggml.token_type"].contents()[-2] == gguf.TokenType.CONTROL
+
+
+def test_the_modelfile_asks_as_the_chat_template_does(tokenizer):
+    """Ollama's template, filled in by hand, is the prompt without its begin token."""
+    text = gguf_files.modelfile("m.gguf", tokenizer, 8192)
+    template = re.search(r'TEMPLATE """(.*)"""', text, re.DOTALL)[1]
+    before, turn, after = re.fullmatch(r"(.*){{ range \.Messages }}(.*){{ end }}(.*)", template, re.DOTALL).groups()
+    turns = [turn.replace("{{ .Role }}", it["role"]).replace("{{ .Content }}", it["content"]) for it in TALK]
+    prompt = tokenizer.apply_chat_template(TALK, add_generation_prompt=True, tokenize=False)
+    assert tokenizer.bos_token + before + "".join(turns) + after == prompt
+    assert text.startswith("FROM ./m.gguf\n") and f'PARAMETER stop "{tokenizer.eos_token}"' in text

@@ -1,0 +1,523 @@
+"""What the course takes from other libraries still exists in the installed versions.
+
+Every keyword and every attribute that the notebooks and helpers use on the packages below is found in their source by
+`ast`, followed through variables as far as that goes, and compared with what is installed. So a renamed keyword breaks
+one test here, which names the place, and not every notebook. What the source does not show is asserted by hand below.
+
+Left out: whether a value still means the same. That is for the tests that run.
+"""
+
+import ast
+import copy
+import dataclasses
+import importlib
+import importlib.metadata
+import inspect
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = set(
+    "trl transformers peft bitsandbytes datasets wandb huggingface_hub papermill lm_eval gradio gradio_client".split()
+)
+FILES = [*sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), *sorted((ROOT / "utils").glob("*.py"))]
+
+# Names in angle brackets are small real objects, see `real` below. What the course calls its variables tells what they
+# hold where no import does, as in the arguments of a function. A name that is assigned a literal is taken for that.
+CALLED = {
+    "tokenizer": "<tokenizer>",
+    "small_tokenizer": "<tokenizer>",
+    "model": "<model>",
+    "config": "<config>",
+    "trainer": "<trainer>",
+    "state": "<state>",
+    "wandb_run": "wandb.Run",
+}
+RETURNS = {
+    "transformers.AutoTokenizer.from_pretrained": "<tokenizer>",
+    "transformers.AutoModelForCausalLM.from_pretrained": "<base>",
+    "transformers.AutoConfig.from_pretrained": "<config>",
+    "transformers.AutoConfig.for_model": "<config>",
+    "peft.get_peft_model": "<model>",
+    "peft.PeftModel.from_pretrained": "<model>",
+    "<model>.merge_and_unload": "<base>",
+    "trl.experimental.orpo.ORPOTrainer": "<trainer>",
+    "datasets.load_dataset": "datasets.Dataset",
+    "datasets.Dataset.from_list": "datasets.Dataset",
+    "wandb.init": "wandb.Run",
+    "huggingface_hub.HfApi.repo_info": "huggingface_hub.ModelInfo",
+    "huggingface_hub.HfApi.model_info": "huggingface_hub.ModelInfo",
+    "huggingface_hub.HfApi.create_commit": "huggingface_hub.CommitInfo",
+}
+ATTRIBUTES = {"wandb.Run.settings": "wandb.Settings", "wandb.run": "wandb.Run"}
+# Where a **kwargs leads. A keyword that only disappears in one counts as unknown: it would be ignored, or fail later.
+KWARGS_GO_TO = {
+    "transformers.AutoModelForCausalLM.from_pretrained": ["transformers.PreTrainedModel.from_pretrained"],
+    "transformers.AutoModelForCausalLM.from_config": ["transformers.PreTrainedModel._from_config"],
+    "transformers.AutoTokenizer.from_pretrained": ["transformers.PreTrainedTokenizerBase.from_pretrained"],
+    "transformers.AutoConfig.from_pretrained": ["transformers.PreTrainedConfig.from_pretrained"],
+    "transformers.AutoConfig.for_model": ["transformers.LlamaConfig"],  # the course asks for "llama"
+    "transformers.PreTrainedTokenizerFast": [
+        "transformers.PreTrainedTokenizerFast.__init__",
+        "transformers.PreTrainedTokenizerBase.__init__",
+        "transformers.PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES",
+    ],
+    "transformers.GenerationConfig": ["transformers.GenerationConfig.__init__"],
+    "transformers.TextIteratorStreamer": ["transformers.PreTrainedTokenizerBase.decode"],
+    "<model>.generate": ["<base>.generate", "transformers.GenerationConfig.__init__"],
+    "<base>.generate": ["transformers.GenerationConfig.__init__"],
+    "datasets.get_dataset_config_names": ["datasets.DownloadConfig"],
+    "huggingface_hub.ModelCard.from_template": ["model_card.md"],  # its variables
+    "huggingface_hub.DatasetCard.from_template": ["data_card.md"],
+}
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Use:
+    """A keyword or an attribute (`name`) of something upstream (`owner`)."""
+
+    owner: str
+    name: str
+    keyword: bool
+
+    def __str__(self):
+        return f"{self.owner}({self.name}=)" if self.keyword else f"{self.owner}.{self.name}"
+
+
+class Finder(ast.NodeVisitor):
+    """Collects the uses in one source, reading it from top to bottom as Python would."""
+
+    def __init__(self):
+        self.uses: set[Use] = set()
+        self.scopes: list[dict[str, str]] = [{}]  # variable -> upstream path; "" is what comes from elsewhere
+        self.dictionaries: dict[str, list[str]] = {}  # variable -> its keys, for f(**variable)
+
+    def path(self, node: ast.AST) -> str | None:
+        """The upstream path that an expression stands for, "" for something else that is known, or None."""
+        if isinstance(node, ast.Name):
+            for scope in reversed(self.scopes):
+                if node.id in scope:
+                    return scope[node.id]
+            return CALLED.get(node.id)
+        if isinstance(node, ast.Attribute):
+            owner = self.path(node.value)
+            path = f"{owner}.{node.attr}" if owner else owner
+            return ATTRIBUTES.get(path, path)
+        if isinstance(node, ast.Call):
+            path = self.path(node.func)
+            is_class = path and path.split(".")[-1][0].isupper()  # an instance goes by its class
+            return RETURNS.get(path, path if is_class or path == "" else None)
+        if isinstance(node, ast.IfExp):
+            return self.path(node.body)
+        literals = (ast.Constant, ast.JoinedStr, ast.Dict, ast.List, ast.Set, ast.Tuple, ast.DictComp, ast.ListComp)
+        return "" if isinstance(node, literals) else None
+
+    def bind(self, name: str, path: str | None) -> None:
+        self.scopes[-1].pop(name, None)
+        if path is not None:
+            self.scopes[-1][name] = path
+
+    def visit_Import(self, node):
+        for alias in node.names:
+            top = alias.name.split(".")[0]
+            path = alias.name if alias.asname else top
+            self.bind(alias.asname or top, path if top in PACKAGES else "")
+            if top in PACKAGES and "." in alias.name:
+                self.uses.add(Use(*alias.name.rsplit(".", 1), keyword=False))
+
+    def visit_ImportFrom(self, node):
+        package = (node.module or "").split(".")[0]
+        for alias in node.names if package != "utils" else ():
+            path = f"{node.module}.{alias.name}" if package in PACKAGES else ""
+            self.bind(alias.asname or alias.name, path)
+            if path:
+                self.uses.add(Use(node.module, alias.name, keyword=False))
+
+    def visit_FunctionDef(self, node):
+        self.scopes.append({})
+        self.generic_visit(node)
+        self.scopes.pop()
+
+    def visit_ClassDef(self, node):
+        bases = [path for path in map(self.path, node.bases) if path]
+        self.generic_visit(node)
+        self.bind(node.name, bases[0] if bases else "")  # a subclass is made as its first upstream base is
+
+    def visit_Assign(self, node):
+        self.generic_visit(node)
+        path = self.path(node.value) if node.value else None
+        for target in getattr(node, "targets", None) or [node.target]:
+            if isinstance(target, ast.Name):
+                self.bind(target.id, path)
+                if isinstance(node.value, ast.Dict):
+                    self.dictionaries[target.id] = constants(node.value)
+
+    visit_AnnAssign = visit_Assign
+
+    def visit_Attribute(self, node):
+        self.generic_visit(node)
+        if owner := self.path(node.value):
+            self.uses.add(Use(owner, node.attr, keyword=False))
+
+    def visit_Call(self, node):
+        self.generic_visit(node)
+        path = self.path(node.func)
+        for keyword in node.keywords if path else ():
+            if keyword.arg:
+                names = [keyword.arg]
+            elif isinstance(keyword.value, ast.Dict):
+                names = constants(keyword.value)
+            else:
+                names = self.dictionaries.get(ast.unparse(keyword.value), [])
+            self.uses |= {Use(path, name, keyword=True) for name in names}
+
+
+def constants(node: ast.Dict) -> list[str]:
+    return [key.value for key in node.keys if isinstance(key, ast.Constant)]
+
+
+def uses_in(source: str) -> set[Use]:
+    finder = Finder()
+    finder.visit(ast.parse(source))
+    return finder.uses
+
+
+def source_of(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return text
+    cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    return "\n".join(TransformerManager().transform_cell(cell) for cell in cells)
+
+
+USES: dict[Use, list[str]] = defaultdict(list)
+for _path in FILES:
+    for _use in uses_in(source_of(_path)):
+        USES[_use].append(_path.relative_to(ROOT).as_posix())
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> dict:
+    """Small real objects, in place of those that the course downloads: they have whatever instances have."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    from utils.data import chat_format
+    from utils.practice import stand_ins
+
+    untouched = stand_ins.llama_3_tokenizer(stand_ins.pretraining_text(100, seed=0))
+    tokenizer = chat_format.prepare_tokenizer(copy.deepcopy(untouched))
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=len(tokenizer), num_attention_heads=2, num_key_value_heads=1, **sizes)
+    model = get_peft_model(
+        LlamaForCausalLM(config), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    arguments = ORPOConfig(
+        output_dir=str(tmp_path_factory.mktemp("upstream")),
+        report_to="none",
+        bf16=False,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=2,
+        max_steps=1,
+        logging_steps=1,
+        eval_strategy="steps",
+        save_strategy="no",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    pairs = Dataset.from_list(stand_ins.preference_pairs(2, seed=0))
+    trainer = ORPOTrainer(
+        model=model, args=arguments, train_dataset=pairs, eval_dataset=pairs, processing_class=tokenizer
+    )
+    return {
+        "<tokenizer>": untouched,  # what the course sets on the other one proves nothing
+        "<base>": LlamaForCausalLM(config),
+        "<model>": model,
+        "<config>": config,
+        "<trainer>": trainer,
+        "<state>": trainer.state,
+    }
+
+
+def resolve(path: str, real: dict):
+    """Return what a path names: from a real object or a package on, attribute by attribute, or module by module."""
+    if path in real:
+        return real[path]
+    owner, _, name = path.rpartition(".")
+    if not owner:
+        return importlib.import_module(name)
+    found = resolve(owner, real)
+    if not hasattr(found, name) and inspect.ismodule(found):
+        return importlib.import_module(path)
+    return getattr(found, name)
+
+
+def has_attribute(owner, name: str) -> bool:
+    """Whether a module, an object, or the instances of a class have an attribute."""
+    if hasattr(owner, name):
+        return True
+    if inspect.ismodule(owner):
+        try:
+            return bool(importlib.import_module(f"{owner.__name__}.{name}"))
+        except ModuleNotFoundError:
+            return False
+    if not inspect.isclass(owner):
+        return False
+    classes = [cls for cls in owner.__mro__ if cls.__module__ != "builtins"]
+    annotated = any(name in vars(cls).get("__annotations__", {}) for cls in classes)
+    set_inside = re.compile(rf"\bself\.{name}\b\s*(:[^=\n]+)?=(?!=)")
+    return annotated or any(set_inside.search(source_if_any(cls)) for cls in classes)
+
+
+def source_if_any(thing) -> str:
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):  # compiled
+        return ""
+
+
+def has_keyword(function, path: str, name: str, real: dict) -> bool:
+    """Whether a callable takes a keyword by name, itself or where its **kwargs go."""
+    if not inspect.isroutine(function) and not inspect.isclass(function) and hasattr(function, "forward"):
+        function = function.forward  # calling a model
+    parameters = inspect.signature(function).parameters
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    if name in parameters and parameters[name].kind in by_name:
+        return True
+    if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return False
+    if inspect.isroutine(function) and name in taken_from_kwargs(function):
+        return True
+    for further in KWARGS_GO_TO.get(path, []):
+        if further.endswith(".md"):
+            if re.search(rf"{{[{{%][^}}]*\b{name}\b", (ROOT / "utils" / further).read_text()):
+                return True
+            continue
+        target = resolve(further, real)
+        if name in target if isinstance(target, list) else has_keyword(target, further, name, real):
+            return True
+    return False
+
+
+def taken_from_kwargs(function) -> set[str]:
+    pattern = r'kwargs\.(?:pop|get)\(\s*"(\w+)"|"(\w+)" in kwargs|kwargs\["(\w+)"\]'
+    return {"".join(groups) for groups in re.findall(pattern, source_if_any(function))}
+
+
+def complaint(use: Use, real: dict, places=("this test",)) -> str | None:
+    """Say where the course uses something that the installed version does not have; None if it has it."""
+    package = use.owner.split(".")[0]
+    module = real[package].__class__.__module__.split(".")[0] if package in real else package
+    where = f"{', '.join(places)}: {module} {importlib.metadata.version(module)}"
+    try:
+        owner = resolve(use.owner, real)
+    except (AttributeError, ImportError) as error:
+        return f"{where} has no {use.owner} ({error})"
+    if use.keyword:
+        return None if has_keyword(owner, use.owner, use.name, real) else f"{where}: {use.owner} takes no {use.name}="
+    return None if has_attribute(owner, use.name) else f"{where}: {use.owner} has no {use.name}"
+
+
+@pytest.mark.parametrize("use", sorted(USES), ids=str)
+def test_what_the_course_uses_exists(use, real):
+    problem = complaint(use, real, USES[use])
+    assert problem is None, problem
+
+
+# What the source does not show
+
+
+def test_the_trainer_has_what_the_course_calls(real):
+    trainer = real["<trainer>"]
+    for name in (
+        "get_batch_loss_metrics",
+        "training_step",
+        "compute_loss_context_manager",
+        "get_train_dataloader",
+        "_prepare_inputs",
+    ):
+        assert callable(getattr(trainer, name, None)), f"ORPOTrainer has no {name}"
+    assert callable(trainer.accelerator.autocast) and trainer.args.fp16 is False
+    assert callable(trainer.args.to_sanitized_dict) and callable(trainer.state.save_to_json)
+    assert {"log_history", "global_step", "max_steps"} <= {field.name for field in dataclasses.fields(trainer.state)}
+
+
+def test_the_guard_overrides_what_the_trainer_calls():
+    from trl.experimental.orpo import ORPOTrainer
+
+    from utils.train.checks import StopsOnNonFinite
+
+    def names(function):
+        return list(inspect.signature(function).parameters)
+
+    assert names(StopsOnNonFinite.training_step) == names(ORPOTrainer.training_step)
+
+
+def test_orpo_lives_where_it_is_imported_from():
+    import trl
+    from trl.experimental.orpo import ORPOTrainer
+
+    assert ORPOTrainer.__module__.startswith("trl.experimental.orpo")
+    assert not hasattr(trl, "ORPOTrainer"), "ORPO has left trl.experimental: import it from there, and drop the filter"
+
+
+def metric_names(text: str) -> set[str]:
+    """The trainer's metrics that a source or a template names in quotes."""
+    return set(re.findall(r"""["'](?:eval_)?((?:rewards|logps|logits)/\w+|nll_loss|log_odds_\w+)["']""", text))
+
+
+def test_the_trainer_measures_what_the_course_names(real):
+    used = set().union(*(metric_names(source_of(path)) for path in FILES))
+    used |= metric_names((ROOT / "utils" / "model_card.md").read_text(encoding="utf-8"))
+    assert {"nll_loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"} <= used
+    trainer = real["<trainer>"]
+    batch = next(iter(trainer.get_train_dataloader()))
+    sides = {f"{side}_{key}" for side in ("chosen", "rejected") for key in ("input_ids", "labels", "attention_mask")}
+    assert sides | {"prompt"} <= set(batch), f"the collator's batch has {sorted(batch)}"
+    loss, metrics = trainer.get_batch_loss_metrics(trainer.model, trainer._prepare_inputs(dict(batch)))
+    assert loss.isfinite() and used <= set(metrics), f"not measured: {sorted(used - set(metrics))}"
+
+    trainer.train()
+    logged = set().union(*trainer.state.log_history)
+    wanted = {"loss", "eval_loss", "step", "epoch"} | used | {f"eval_{name}" for name in used}
+    assert wanted <= logged, f"not logged: {sorted(wanted - logged)}"
+
+
+def test_the_defaults_that_the_notebooks_warn_of(tmp_path):
+    from transformers import TrainingArguments
+    from trl.experimental.orpo import ORPOConfig
+
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
+    assert defaults["logging_nan_inf_filter"] is True
+    arguments = ORPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    assert arguments.bf16 is True, "TRL no longer turns bf16 on by itself"
+    assert arguments.logging_nan_inf_filter is True
+    assert arguments.disable_dropout is True, "lora_dropout is no longer inert: see utils/train/recipes.py"
+
+
+def test_callbacks_are_called_by_their_names():
+    from transformers import TrainerCallback
+
+    from utils.curves import figures as curve_figures
+
+    own = {name for name in dir(curve_figures.live_curves()) if name.startswith("on_")}
+    assert {"on_log", "on_train_end"} <= {name for name in dir(TrainerCallback) if name.startswith("on_")}
+    assert own == {name for name in dir(TrainerCallback) if name.startswith("on_")}, "a callback that nobody calls"
+
+
+def test_peft_saves_and_merges_as_the_notebooks_ask(real):
+    assert "save_embedding_layers" in inspect.signature(real["<model>"].save_pretrained).parameters
+    assert "safe_merge" in inspect.signature(real["<model>"].merge_and_unload).parameters
+
+
+def test_the_4_bit_layer_has_the_switch_that_is_turned_off():
+    import bitsandbytes
+
+    assert hasattr(bitsandbytes.nn.Linear4bit(8, 8), "support_avx512bf16_for_cpu")
+
+
+def test_a_wandb_run_tells_where_it_is():
+    import wandb
+
+    assert all(hasattr(wandb.Run, name) for name in ("offline", "settings", "url"))
+    assert {"sync_dir", "mode"} <= set(dir(wandb.Settings)) | set(wandb.Settings.model_fields)
+
+
+def test_the_hub_client_has_what_the_course_calls():
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import BlobLfsInfo, CommitInfo, ModelInfo, RepoFile, RepoSibling
+
+    methods = "repo_info model_info whoami list_repo_tree upload_folder create_repo auth_check".split()
+    assert not [name for name in methods if not callable(getattr(HfApi, name, None))]
+    for owner, names in {
+        ModelInfo: ["sha", "tags", "siblings", "gated"],
+        RepoSibling: ["rfilename", "size"],
+        RepoFile: ["path", "lfs"],
+        BlobLfsInfo: ["sha256"],
+        CommitInfo: ["oid"],
+    }.items():
+        assert not [name for name in names if not has_attribute(owner, name)], owner.__name__
+
+
+def test_papermill_says_which_cell_failed():
+    from papermill import PapermillExecutionError
+
+    assert all(has_attribute(PapermillExecutionError, name) for name in ("source", "ename", "evalue"))
+
+
+# The tests above can fail
+
+
+def test_every_package_is_seen():
+    seen = {use.owner.split(".")[0] for use in USES}
+    assert seen >= PACKAGES, f"the search sees nothing of {sorted(PACKAGES - seen)}"
+    keywords = {str(use) for use in USES if use.keyword}
+    for owner, name in [  # one for each way that a keyword is found
+        ("trl.experimental.orpo.ORPOConfig", "beta"),  # a class that is imported
+        ("trl.experimental.orpo.ORPOTrainer", "processing_class"),  # through a subclass
+        ("transformers.AutoModelForCausalLM.from_pretrained", "use_safetensors"),  # a method of a class
+        ("huggingface_hub.HfApi.create_repo", "exist_ok"),  # a method of an instance
+        ("wandb.init", "project"),  # from a dictionary
+        ("<tokenizer>.apply_chat_template", "add_generation_prompt"),  # by the variable's name
+        ("<base>.generate", "max_new_tokens"),  # on what a method returned
+    ]:
+        assert f"{owner}({name}=)" in keywords, f"not found any more: {owner}({name}=)"
+
+
+RENAMED = [
+    ("from trl.experimental.orpo import ORPOConfig\nORPOConfig(lambda_=1)", "ORPOConfig takes no lambda_="),
+    ("from trl.experimental.orpo import CPOTrainer", "trl.experimental.orpo has no CPOTrainer"),
+    ("import trl.experimental.orpo_v2", "trl.experimental has no orpo_v2"),
+    ("from trl.orpo import ORPOConfig", "has no trl.orpo"),
+    ("from peft import LoraConfig as Lora\nLora(rank=8)", "peft.LoraConfig takes no rank="),
+    (
+        "from transformers import AutoModelForCausalLM as Auto\nAuto.from_pretrained(base, use_safetensor=True)",
+        "from_pretrained takes no use_safetensor=",
+    ),
+    (
+        "from transformers import AutoConfig\nAutoConfig.for_model('llama', hidden_sizes=8)",
+        "for_model takes no hidden_sizes=",
+    ),
+    ("from transformers import BitsAndBytesConfig\nBitsAndBytesConfig(load_in_3bit=True)", "takes no load_in_3bit="),
+    ("from datasets import load_dataset\nload_dataset(name, splits='train')", "load_dataset takes no splits="),
+    ("import wandb\ncommon = {'projekt': 'x'}\nwandb.init(**common)", "wandb.init takes no projekt="),
+    ("import wandb\nwandb_run = wandb.init()\nprint(wandb_run.is_offline)", "wandb.Run has no is_offline"),
+    ("print(wandb_run.settings.sync_folder)", "wandb.Settings has no sync_folder"),
+    ("from huggingface_hub import HfApi\napi = HfApi()\napi.upload_dir(x)", "HfApi has no upload_dir"),
+    ("from huggingface_hub import HfApi\nHfApi().create_repo(x, is_private=True)", "create_repo takes no is_private="),
+    ("import papermill\npapermill.execute_notebook(a, b, params={})", "execute_notebook takes no params="),
+    ("import bitsandbytes\nbitsandbytes.nn.Linear3bit", "bitsandbytes.nn has no Linear3bit"),
+    ("def f(model):\n    model.generate(x, max_token=3)", "<model>.generate takes no max_token="),
+    ("def f(model, x):\n    return model(x, targets=x)", "<model> takes no targets="),
+    ("def f(tokenizer):\n    tokenizer(x, pad=True)", "<tokenizer> takes no pad="),
+    ("def f(tokenizer):\n    tokenizer.pad_id = 3", "<tokenizer> has no pad_id"),
+    ("class Mine(Guard, ORPOTrainer): pass", None),
+    (
+        "from trl.experimental.orpo import ORPOTrainer\nclass Mine(Guard, ORPOTrainer): pass\nMine(tokenizer=t)",
+        "ORPOTrainer takes no tokenizer=",
+    ),
+    ("trainer.train(resume=True)", "<trainer>.train takes no resume="),
+    ("trainer.state.write_json(path)", "<trainer>.state has no write_json"),
+    ("from tokenizers import Tokenizer\ntokenizer = Tokenizer(m)\ntokenizer.pre_tokenizer = p", None),  # no PACKAGE
+    ("config: dict = {}\nconfig.pop('x')", None),
+    ("from transformers import AutoTokenizer\nAutoTokenizer.from_pretrained(base, token=t, revision=r)", None),
+]
+
+
+@pytest.mark.parametrize(("source", "message"), RENAMED)
+def test_a_renamed_keyword_or_attribute_is_found(source, message, real):
+    problems = [problem for use in sorted(uses_in(source)) if (problem := complaint(use, real, ["03.ipynb"]))]
+    if message is None:
+        assert not problems
+    else:
+        assert len(problems) == 1 and message in problems[0] and problems[0].startswith("03.ipynb: "), problems

@@ -1,0 +1,213 @@
+"""What is known of a base before it is loaded: the Hub's word, its layers, and whether its files are whole."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, T5Config
+
+from utils import hub as hub_access
+from utils.practice import stand_ins
+from utils.train import base as bases
+from utils.train import model_loading
+
+
+def edit_config(**changes):
+    """A change for `put`: other values in config.json."""
+
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+
+    return change
+
+
+def test_a_base_is_described_before_it_is_downloaded(hub):
+    before = len(hub.requests)
+    base = bases.describe_base(stand_ins.BASE_MODEL)
+    size = hub.files(stand_ins.BASE_MODEL)["model.safetensors"]["size"] / 1e9
+    assert base.commit == hub_access.resolve_revision(stand_ins.BASE_MODEL)[0]
+    assert (base.host, base.licence, base.gate) == ("stand-in at 127.0.0.1", "apache-2.0", "not gated")
+    assert base.may_download and base.trouble is None and base.skeleton.config.model_type == "llama"
+    assert base.size_gb == pytest.approx(size)
+    read = [path for method, path, _ in hub.requests[before:] if "/resolve/" in path and method == "GET"]
+    assert all(path.endswith("config.json") for path in read)
+
+
+def test_what_lies_in_the_cache_is_not_downloaded_again(put):
+    from huggingface_hub import snapshot_download
+
+    put("learner/cached")
+    base = bases.describe_base("learner/cached")
+    assert base.download_gb == base.size_gb > 0
+    snapshot_download("learner/cached", revision=base.commit)
+    base = bases.describe_base("learner/cached")
+    assert base.download_gb == 0 < base.size_gb
+
+
+def test_pickles_are_no_weights(put):
+    def pickled(folder):
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+    put("learner/pickled", pickled)
+    base = bases.describe_base("learner/pickled")
+    assert base.size_gb == base.download_gb == 0 and base.trouble is None
+
+
+def test_fault_a_gated_base_names_the_page_and_the_mirror(hub, put):
+    repo = "meta-llama/Meta-Llama-3-8B"
+    put(repo, lambda folder: (folder / "README.md").write_text("---\nlicense: llama3\n---\n"), gated=True)
+    for token in (None, "practice-read"):
+        base = bases.describe_base(repo, token=token)
+        assert not base.may_download and "no access" in base.gate and base.skeleton is None
+        assert f"{hub.url}/{repo}" in base.trouble and "NousResearch/Meta-Llama-3-8B" in base.trouble
+    assert base.licence == "llama3" and len(base.commit) == 40
+    hub.accept(repo, "learner")
+    base = bases.describe_base(repo, token="practice-read")
+    assert base.may_download and base.gate == "gated, and you have access" and base.skeleton is not None
+    assert not bases.describe_base(repo).may_download
+
+
+def test_a_local_base_needs_no_hub(small_base, unreachable):
+    base = bases.describe_base(str(small_base))
+    assert (base.commit, base.host, base.may_download, base.download_gb) == (None, "local", True, 0)
+    assert base.size_gb == (small_base / "model.safetensors").stat().st_size / 1e9
+    assert base.skeleton.config.model_type == "llama"
+
+
+def test_fault_a_base_with_code_is_refused_and_nothing_runs(put, tmp_path):
+    ran = tmp_path / "ran"
+
+    def with_code(folder):
+        code = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.EvilModel"}
+        edit_config(model_type="evil", auto_map=code)(folder)
+        (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w').write('it ran')\n")
+
+    put("learner/with-code", with_code)
+    base = bases.describe_base("learner/with-code")
+    assert base.skeleton is None and "brings code of its own" in base.trouble and not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "name, change, trouble",
+    [
+        ("learner/unknown", edit_config(model_type="llama-17"), "an architecture that transformers knows"),
+        (
+            "learner/no-config",
+            lambda folder: (folder / "config.json").unlink(),
+            "an architecture that transformers knows",
+        ),
+        ("learner/t5", lambda folder: T5Config().save_pretrained(folder), "a t5 is not a causal language model"),
+        ("learner/torn", lambda folder: (folder / "config.json").write_text('{"model'), "config.json cannot be read"),
+    ],
+    ids=["unknown architecture", "no configuration", "no causal model", "no JSON"],
+)
+def test_a_base_that_cannot_be_read_says_why(put, name, change, trouble):
+    put(name, change)
+    base = bases.describe_base(name)
+    assert base.skeleton is None and trouble in base.trouble
+
+
+@pytest.mark.parametrize(
+    "base_model, name",
+    [("meta-llama/Meta-Llama-3-8B", "Llama-3-8B-ORPO"), ("/content/my base", "my-base-ORPO"), ("gpt2", "gpt2-ORPO")],
+)
+def test_a_model_is_named_after_its_base(base_model, name):
+    assert bases.model_name(base_model) == name
+
+
+# --- before loading --------------------------------------------------------------------------------------------
+
+
+def test_a_skeleton_has_the_layers_and_no_weights(small_base):
+    model = bases.skeleton(AutoConfig.from_pretrained(small_base))
+    assert all(weight.device.type == "meta" for weight in model.parameters())
+    assert model.num_parameters() == AutoModelForCausalLM.from_pretrained(small_base).num_parameters()
+    names = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
+    assert bases.limits(model) == (8192, names)  # neither the head nor the embeddings
+
+
+def test_a_model_that_does_not_continue_text_is_refused():
+    with pytest.raises(ValueError, match="a t5 is not a causal language model"):
+        bases.skeleton(T5Config())
+
+
+def test_a_model_that_sees_is_refused():
+    with pytest.raises(ValueError, match="a gemma3 reads more than text"):
+        bases.skeleton(Gemma3Config())
+
+
+def test_a_second_copy_under_another_name_is_neither_counted_nor_fetched(put, hub):
+    name = put(
+        "learner/twice", lambda folder: shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    )
+    base = bases.describe_base(name)
+    (size,) = [file["size"] for path, file in hub.files(name).items() if path == "model.safetensors"]
+    assert base.size_gb == base.download_gb == size / 1e9
+    assert not (bases.fetch_base(name, base.commit) / "consolidated.safetensors").exists()
+
+
+def test_a_config_that_does_not_come_is_a_network_error_and_no_bad_base(put, hub):
+    name = put("learner/no-network")
+    hub.inject("learner/no-network/resolve/.*config.json", status=503, times=50)
+    with pytest.raises(ConnectionError):
+        bases.describe_base(name)
+
+
+def test_fault_a_small_file_with_a_flipped_bit_is_found(put, hub):
+    name = put("learner/flipped-tokenizer", lambda folder: (folder / "extra.json").write_text('{"a": "long enough"}'))
+    commit = bases.describe_base(name).commit
+    hub.inject(f"{name}/resolve/.*extra.json", flip=True, method="GET")
+    with pytest.raises(ValueError, match="extra.json of learner/flipped-tokenizer did not arrive as the Hub lists it"):
+        bases.fetch_base(name, commit)
+    bases.fetch_base(name, commit)
+
+
+@pytest.fixture
+def base_of_its_own(hub, small_base, tmp_path):
+    """A repository with the small base that a test may break, and its folder."""
+    folder = tmp_path / "base"
+    shutil.copytree(small_base, folder)
+    hub.add_repo("learner/breakable", exist_ok=True)
+
+    def publish() -> str:
+        return hub.commit_folder("learner/breakable", folder)
+
+    return folder, publish
+
+
+def test_fault_a_bit_flipped_on_the_way_down_is_found_and_mended_by_a_second_run(hub, base_of_its_own):
+    folder, publish = base_of_its_own
+    with open(folder / "model.safetensors", "r+b") as file:  # other weights: not in the cache yet
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    commit = publish()
+    hub.inject("model.safetensors", flip=True, method="GET")
+    with pytest.raises(ValueError, match="model.safetensors of learner/breakable did not arrive as the Hub lists it"):
+        bases.fetch_base("learner/breakable", commit)
+    fetched = bases.fetch_base("learner/breakable", commit)
+    assert (fetched / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_fault_truncated_weights_are_named(base_of_its_own, local):
+    folder, publish = base_of_its_own
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+    name, commit = (str(folder), None) if local else ("learner/breakable", publish())
+    with pytest.raises(
+        ValueError, match="model.safetensors of .* is truncated or damaged where it comes from"
+    ) as error:
+        bases.fetch_base(name, commit)
+    assert type(error.value.__cause__).__name__ == "SafetensorError"
+
+
+def test_a_whole_base_is_fetched_without_its_pickles(hub, base_of_its_own):
+    folder, publish = base_of_its_own
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    fetched = bases.fetch_base("learner/breakable", publish())
+    assert (fetched / "tokenizer.json").exists() and not (fetched / "pytorch_model.bin").exists()
+    assert bases.fetch_base(str(folder), None) == folder
+    commit, _ = hub_access.resolve_revision(stand_ins.BASE_MODEL)
+    model_loading.load_base(str(bases.fetch_base(stand_ins.BASE_MODEL, commit)), torch.float32)

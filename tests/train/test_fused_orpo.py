@@ -1,0 +1,648 @@
+"""The fused ORPO trainer computes what TRL's does: loss, metrics, gradients, whole runs; and refuses what it cannot.
+
+`logits/*` are compared nowhere: TRL averages the raw scores of padding too, so its figures change with the batch that
+a pair happens to lie in, and no padding exists in a packed row.
+"""
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import Dataset, disable_progress_bars
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, set_seed
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+from utils.practice.small_world import preference_pairs
+from utils.train import fused_orpo, model_loading
+from utils.train.fused_orpo import FusedORPOTrainer, PackingCollator
+
+disable_progress_bars()
+
+SHAPE = {"vocab_size": 960, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+GPT2 = {"vocab_size": 960, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}
+SERVED = {  # name of the case: architecture, and what differs from SHAPE
+    "llama, heads in groups": ("llama", {}),
+    "llama, one head for the values": ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "qwen2, its window switched off": ("qwen2", {"sliding_window": 4, "use_sliding_window": False}),
+    "mistral, no window": ("mistral", {"sliding_window": None}),
+    "mistral, a window longer than any pair": ("mistral", {"sliding_window": 256}),
+    "phi, a bias in the head": ("phi", {"num_key_value_heads": 4}),
+    "gpt2, learnt positions": ("gpt2", GPT2),
+    "mixtral, no router loss": ("mixtral", {"sliding_window": None, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "granite, nothing scaled": ("granite", {"logits_scaling": 1.0}),
+    "gemma2, nothing capped": (
+        "gemma2",
+        {"final_logit_softcapping": None, "attn_logit_softcapping": None, "sliding_window": 256},
+    ),
+}
+
+
+def toy(architecture: str, shape: dict) -> torch.nn.Module:
+    """A causal language model with random weights, large enough that no probability is near the uniform one."""
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **SHAPE | ends | shape))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() >= 2 or name.endswith("bias"):
+                weight.normal_(0, 0.15)
+    return model
+
+
+def adapted(model, **more):
+    """Add a LoRA adapter whose B is not zero, or no A would have a gradient."""
+    torch.manual_seed(1)
+    model = get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM", **{"target_modules": "all-linear"} | more))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.05)
+    return model
+
+
+@pytest.fixture(scope="session")
+def make(tokenizer, tmp_path_factory):
+    """Build a trainer: `make(trainer class, model, pairs, **arguments of ORPOConfig)`."""
+
+    def make_one(trainer, model, pairs=None, evaluated=None, options=None, **arguments):
+        given = {"output_dir": str(tmp_path_factory.mktemp("run")), "use_cpu": True, "bf16": False, "report_to": "none"}
+        given |= {"max_length": 256, "disable_tqdm": True, "gradient_checkpointing": False, "save_strategy": "no"}
+        given |= {"remove_unused_columns": False}
+        pairs = pairs or preference_pairs(2, seed=0)
+        return trainer(
+            model=model,
+            args=ORPOConfig(**given | arguments),
+            train_dataset=Dataset.from_list(pairs),
+            eval_dataset=Dataset.from_list(evaluated) if evaluated else None,
+            processing_class=tokenizer,
+            **options or {},
+        )
+
+    return make_one
+
+
+def adapter_of(model) -> dict:
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def relative(fused, stock) -> float:
+    """The length of the difference, as a part of the length."""
+    return ((fused - stock).norm() / stock.norm()).item()
+
+
+class Couple:
+    """TRL's trainer and the fused one, each with its own copy of a model, for comparing single batches."""
+
+    def __init__(self, make, model, **arguments):
+        self.stock = make(ORPOTrainer, copy.deepcopy(model), **arguments)
+        self.fused = make(FusedORPOTrainer, model, **arguments)
+
+    def run(self, trainer, batch):
+        """Return the loss, the metrics and the gradients of a batch."""
+        trainer.model.train()
+        trainer.model.zero_grad()
+        trainer.accelerator.gradient_state.dataloader_references = [None]  # an earlier run's would cut the metrics
+        loss, metrics = trainer.get_batch_loss_metrics(trainer.model, trainer._prepare_inputs(batch))
+        loss.backward()
+        gradients = {name: weight.grad.clone() for name, weight in adapter_of(trainer.model).items()}
+        return loss.item(), {name: float(value) for name, value in metrics.items()}, gradients
+
+    def errors(self, features: list[dict], change=lambda batch: None) -> dict[str, float]:
+        """Compare a batch that both collate from the same tokenised pairs; `change` spoils the packed one."""
+        packed = self.fused.data_collator(features)
+        change(packed)
+        loss, metrics, gradients = self.run(self.fused, packed)
+        stock_loss, stock_metrics, stock_gradients = self.run(self.stock, self.stock.data_collator(features))
+        assert list(metrics) == list(stock_metrics) and list(gradients) == list(stock_gradients)
+        vectors = [torch.cat([it.flatten() for it in each.values()]) for each in (gradients, stock_gradients)]
+        length = vectors[1].norm().item()
+        assert length > 1e-3  # there is something to compare
+        return {
+            "loss": abs(loss - stock_loss),
+            "metrics": max(abs(metrics[it] - stock_metrics[it]) for it in metrics if "logits/" not in it),
+            "gradient": relative(*vectors),
+            "one tensor": max(
+                (gradients[it] - expected).norm().item() / max(expected.norm().item(), 1e-3 * length)
+                for it, expected in stock_gradients.items()  # some are 0: one token attends to itself whatever q is
+            ),
+        }
+
+
+def assert_equal(errors: dict[str, float]) -> None:
+    limits = {"loss": 1e-5, "metrics": 1e-5, "gradient": 1e-5, "one tensor": 1e-4}
+    assert all(errors[name] <= limits[name] for name in limits), errors
+
+
+# --- tokenised pairs -------------------------------------------------------------------------------------------
+
+
+def pair_of(chosen: list[int], rejected: list[int], prompts: tuple[int, int]) -> dict:
+    """A row as TRL's `tokenize_row` leaves it; the first `prompts` tokens of each side are the prompt."""
+    row = {"prompt": "made up", "prompt_input_ids": chosen[: prompts[0]], "prompt_attention_mask": [1] * prompts[0]}
+    for side, tokens, prompt in (("chosen", chosen, prompts[0]), ("rejected", rejected, prompts[1])):
+        row |= {f"{side}_input_ids": tokens, f"{side}_attention_mask": [1] * len(tokens)}
+        row[f"{side}_labels"] = [-100] * prompt + tokens[prompt:]
+    return row
+
+
+def tokens(low: int, high: int):
+    return st.lists(st.integers(3, 959), min_size=low, max_size=high)
+
+
+@st.composite
+def pairs(draw) -> dict:
+    """A pair of any shape: equal openings, one side all the other begins with, a prompt token that was merged."""
+    prompt, opening = draw(tokens(1, 30)), draw(tokens(0, 10))
+    chosen, rejected = opening + draw(tokens(1, 40)), opening + draw(tokens(1, 40))
+    form = draw(st.sampled_from(["as drawn", "a prefix", "the same", "merged", "split"]))
+    if form == "a prefix":
+        rejected = chosen[: len(chosen) // 2 + 1]
+    elif form == "the same":
+        rejected = chosen
+    lengths = len(prompt), len(prompt)
+    chosen, rejected = prompt + chosen, prompt + rejected
+    if form == "merged":  # the prompt's last token became another one with the answer's beginning
+        rejected[len(prompt) - 1] = draw(st.integers(3, 959))
+    elif form == "split" and len(prompt) > 1:  # one side's prompt is a token shorter
+        lengths = len(prompt), len(prompt) - 1
+    return pair_of(chosen, rejected, lengths)
+
+
+def some_pairs(count: int, seed: int = 0, opening: int = 2) -> list[dict]:
+    """Pairs of random tokens whose answers begin alike."""
+    random = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> list[int]:
+        length = torch.randint(low, high + 1, (), generator=random).item()
+        return torch.randint(3, 960, (length,), generator=random).tolist()
+
+    rows = []
+    for _ in range(count):
+        prompt, start = draw(1, 20), draw(opening, opening)
+        rows.append(pair_of(prompt + start + draw(1, 30), prompt + start + draw(1, 30), (len(prompt),) * 2))
+    return rows
+
+
+# --- one batch -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def couple(make) -> Couple:
+    return Couple(make, adapted(toy("llama", {})))
+
+
+@settings(max_examples=40, deadline=None, database=None, derandomize=True)
+@given(features=st.lists(pairs(), min_size=1, max_size=8))
+def test_pairs_of_any_shape_give_the_same_numbers(couple, features):
+    assert_equal(couple.errors(features))
+
+
+@pytest.mark.parametrize("case", SERVED)
+def test_every_architecture_that_is_served_gives_the_same_numbers(make, case):
+    couple = Couple(make, adapted(toy(*SERVED[case])))
+    for count in (1, 5):
+        assert_equal(couple.errors(some_pairs(count, seed=count)))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_4_bit_base_gives_the_same_numbers(make, small_base, recompute):
+    four_bit = {"four_bit": True, "device_map": {"": "cpu"}}
+    models = [adapted(model_loading.load_base(str(small_base), torch.float32, **four_bit)) for _ in range(2)]
+    kinds = {type(module).__name__ for module in models[0].modules()}
+    assert "Linear4bit" in kinds
+    couple = Couple.__new__(Couple)
+    couple.stock, couple.fused = (
+        make(kind, model, gradient_checkpointing=recompute, gradient_checkpointing_kwargs={"use_reentrant": False})
+        for kind, model in zip((ORPOTrainer, FusedORPOTrainer), models, strict=True)
+    )
+    for trainer in (couple.stock, couple.fused) if recompute else ():  # as `train()` does
+        trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert_equal(couple.errors(some_pairs(3)))
+
+
+def test_real_text_truncated_answers_and_equal_openings_give_the_same_numbers(make, small_base):
+    rows = preference_pairs(6, seed=3)
+    for row in rows[:3]:
+        row["rejected"][0]["content"] = row["chosen"][0]["content"][:12] + " " + row["rejected"][0]["content"]
+    base = AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.float32)
+    couple = Couple(make, adapted(base), pairs=rows, max_length=64)
+    features = list(couple.stock.train_dataset)
+    lengths = [len(feature[f"{side}_input_ids"]) for feature in features for side in ("chosen", "rejected")]
+    assert lengths.count(64) > 1 and max(lengths) == 64 > min(lengths)  # some are cut
+    packed = couple.fused.data_collator(features)
+    assert packed["input_ids"].numel() < sum(lengths)  # and prompts stand once
+    assert_equal(couple.errors(features))
+
+
+def test_the_losses_of_both_are_what_each_trainer_computes(couple):
+    features = some_pairs(4, seed=8)
+    stock, fused = couple.fused.losses_of_both(features)
+    assert stock == pytest.approx(couple.run(couple.stock, couple.stock.data_collator(features))[0], abs=1e-6)
+    assert fused == pytest.approx(couple.run(couple.fused, couple.fused.data_collator(features))[0], abs=1e-6)
+    assert couple.fused.model.training
+
+
+def test_log_probabilities_are_the_same_in_pieces_of_any_size(couple, monkeypatch):
+    features = some_pairs(3)
+    for rows in (1, 7):
+        monkeypatch.setattr(fused_orpo, "CHUNK_ROWS", rows)
+        assert_equal(couple.errors(features))
+
+
+def test_a_pair_without_answer_is_no_number_as_in_trl(couple):
+    whole, cut = some_pairs(2)
+    for side in ("chosen", "rejected"):
+        empty = cut | {
+            f"{side}_{part}": cut[f"{side}_{part}"][: len(cut["prompt_input_ids"])]
+            for part in ("input_ids", "labels", "attention_mask")
+        }
+        for trainer in (couple.stock, couple.fused):
+            loss, metrics, _ = couple.run(trainer, trainer.data_collator([whole, empty]))
+            assert loss != loss and metrics[f"logps/{side}"] != metrics[f"logps/{side}"]
+
+
+# --- 16 bits, recomputation ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_in_16_bits_the_numbers_differ_by_rounding(make, small_base, prepared):
+    """`prepare_model_for_kbit_training` leaves norms, embeddings and head in fp32, where autocast computes in bf16."""
+    four_bit = {"four_bit": True, "device_map": {"": "cpu"}}
+    models = [model_loading.load_base(str(small_base), torch.bfloat16, **four_bit) for _ in range(2)]
+    if prepared:
+        models = [prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) for model in models]
+    couple = Couple.__new__(Couple)
+    couple.stock, couple.fused = (
+        make(kind, adapted(model), bf16=True)
+        for kind, model in zip((ORPOTrainer, FusedORPOTrainer), models, strict=True)
+    )
+    couple.stock.accelerator.prepare_model(couple.stock.model)  # as `train()` does: autocast, and logits in fp32
+    errors = couple.errors(some_pairs(3))
+    assert errors["loss"] < 0.02 and errors["gradient"] < 0.05, errors
+
+
+@pytest.fixture
+def recomputing(make):
+    """A couple that recomputes, as `train()` would have set it up, and a batch that both can collate."""
+    couple = Couple(make, adapted(toy("llama", {"num_hidden_layers": 4})), gradient_checkpointing=True)
+    for trainer in (couple.stock, couple.fused):
+        trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return couple, some_pairs(6, seed=6)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 4, None])
+def test_the_last_layers_that_fit_keep_their_activations(recomputing, kept):
+    couple, features = recomputing
+    fused, batch = couple.fused, couple.fused.data_collator(features)
+    places = batch["input_ids"].numel() + batch["branches"].numel()
+    fused.keep_gb = None if kept is None else (kept + 0.5) * fused.bytes_per_place * places / 1e9
+    assert_equal(couple.errors(features))
+    kept = 4 if kept is None else kept  # so small a model fits
+    assert [layer.gradient_checkpointing for layer in fused.layers] == [True] * (4 - kept) + [False] * kept
+
+
+def test_what_a_layer_keeps_is_counted(recomputing):
+    """More layers kept, more bytes kept: the count from made-up pairs holds for a batch of another shape."""
+    couple, features = recomputing
+    fused, batch = couple.fused, couple.fused.data_collator(features)
+    found = []
+    for fused.keep_gb in (0, 1e3):
+        kept = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda it, kept=kept: kept.update({it.untyped_storage().data_ptr(): it.untyped_storage().nbytes()}) or it,
+            lambda it: it,
+        ):
+            fused.get_batch_loss_metrics(fused.model.train(), batch)
+        found.append(sum(kept.values()))
+    places = batch["input_ids"].numel() + batch["branches"].numel()
+    assert (found[1] - found[0]) / 4 == pytest.approx(fused.bytes_per_place * places, rel=0.25)
+
+
+def test_without_gradient_checkpointing_nothing_is_recomputed(couple):
+    couple.fused.keep_gb = 0
+    assert_equal(couple.errors(some_pairs(2)))
+    assert not any(layer.gradient_checkpointing for layer in couple.fused.layers)
+    couple.fused.keep_gb = None
+
+
+# --- planted mistakes ------------------------------------------------------------------------------------------
+
+
+def positions_are_not_reset(batch):
+    batch["position_ids"] = torch.arange(batch["input_ids"].numel())[None]
+
+
+def rejected_sees_chosen(batch):
+    """One pair, and every place attends to all before it."""
+    batch["back"] = torch.arange(batch["input_ids"].numel())
+    batch["branches"] = batch["back"][None]
+
+
+def one_token_is_dropped(batch):
+    for name in ("places", "targets", "owner", "nll", "chosen", "rejected"):
+        batch[name] = batch[name][1:]
+
+
+def the_nll_is_that_of_the_answer(batch):
+    batch["nll"] = (batch["chosen"] > 0) / (batch["chosen"] > 0).sum()
+
+
+@pytest.mark.parametrize(
+    "mistake", [positions_are_not_reset, rejected_sees_chosen, one_token_is_dropped, the_nll_is_that_of_the_answer]
+)
+def test_a_planted_mistake_is_seen(couple, mistake):
+    features = some_pairs(1, seed=4)
+    assert_equal(couple.errors(features))
+    errors = couple.errors(features, mistake)
+    assert errors["gradient"] > 1e-3 and max(errors["loss"], errors["metrics"]) > 1e-3, errors
+
+
+# --- several micro-batches as one ------------------------------------------------------------------------------
+
+
+def test_eight_pairs_in_groups_of_two_equal_four_micro_batches_of_two(make, couple):
+    features = some_pairs(8, seed=5)
+    losses, gradients = [], []
+    for start in range(0, 8, 2):
+        loss, _, gradient = couple.run(couple.stock, couple.stock.data_collator(features[start : start + 2]))
+        losses.append(loss)
+        gradients.append(torch.cat([it.flatten() for it in gradient.values()]))
+    expected, direction = sum(losses) / 4, sum(gradients) / 4
+    for group, equal in ((2, True), (None, False)):  # without groups the NLL is a mean over all tokens
+        loss, _, gradient = couple.run(couple.fused, PackingCollator(group)(features))
+        gradient = torch.cat([it.flatten() for it in gradient.values()])
+        assert (abs(loss - expected) < 1e-5) is equal and (relative(gradient, direction) < 1e-5) is equal
+
+
+# --- whole runs ------------------------------------------------------------------------------------------------
+
+UNLIKE = ("logits/", "runtime", "per_second", "total_flos")  # by design, and by the clock
+
+
+@pytest.fixture(scope="module")
+def whole_runs(make, small_base):
+    """The same short run by both trainers, and one of the fused that was interrupted after four of its eight steps."""
+    trained, evaluated = preference_pairs(13, seed=3), preference_pairs(5, seed=4)
+    arguments = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "per_device_eval_batch_size": 3}
+    arguments |= {"num_train_epochs": 2, "logging_steps": 1, "eval_strategy": "steps", "eval_steps": 3}
+    arguments |= {"learning_rate": 1e-3, "eval_on_start": True, "seed": 1, "save_strategy": "steps", "save_steps": 4}
+    arguments |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+
+    def run(trainer, checkpoint=None):
+        model = adapted(AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.float32))
+        runner = make(trainer, model, trained, evaluated, **arguments)
+        runner.train(resume_from_checkpoint=checkpoint)
+        runner.log_of_training = list(runner.state.log_history)  # before a test evaluates
+        return runner
+
+    stock, fused = run(ORPOTrainer), run(FusedORPOTrainer)
+    return stock, fused, run(FusedORPOTrainer, f"{fused.args.output_dir}/checkpoint-4")
+
+
+def assert_same_log(stock: list[dict], fused: list[dict]) -> None:
+    assert [list(entry) for entry in fused] == [list(entry) for entry in stock]
+    for expected, found in zip(stock, fused, strict=True):
+        for name in expected:
+            if not any(part in name for part in UNLIKE):
+                assert found[name] == pytest.approx(expected[name], abs=1e-5), name
+
+
+def assert_same_adapter(stock, fused) -> None:
+    vectors = [torch.cat([it.detach().flatten() for it in adapter_of(run.model).values()]) for run in (fused, stock)]
+    assert relative(*vectors) < 1e-4
+
+
+def test_a_whole_run_logs_and_learns_the_same(whole_runs):
+    stock, fused, _ = whole_runs
+    logs = stock.log_of_training
+    assert stock.state.global_step == 8 and sum("eval_loss" in entry for entry in logs) >= 3
+    assert_same_log(logs, fused.log_of_training)
+    assert_same_adapter(stock, fused)
+
+
+def test_an_evaluation_gives_the_same_numbers(whole_runs):
+    stock, fused, _ = whole_runs
+    expected, found = stock.evaluate(), fused.evaluate()
+    assert_same_log([expected], [found])
+    features = list(stock.eval_dataset)
+    parts = []
+    for part in (features[:3], features[3:]):
+        with torch.no_grad():
+            parts.append(stock.get_batch_loss_metrics(stock.model.eval(), stock.data_collator(part))[0].item())
+    assert found["eval_loss"] == pytest.approx((3 * parts[0] + 2 * parts[1]) / 5, abs=1e-5)  # by pairs, not batches
+
+
+def test_a_resumed_run_ends_as_the_whole_one(whole_runs):
+    _, fused, resumed = whole_runs
+    logs = [
+        [dict(sorted(entry.items())) for entry in run.log_of_training] for run in (fused, resumed)
+    ]  # as in its file
+    again = [entry for entry in logs[1] if "eval_loss" in entry and entry["step"] == 4]
+    assert resumed.state.global_step == 8 and len(again) == 1  # evaluated when it starts anew
+    assert_same_log(logs[0][:-1], [entry for entry in logs[1] if entry not in again][:-1])  # the last is on the time
+    assert_same_adapter(fused, resumed)
+
+
+def test_a_checkpoint_holds_the_same_files_and_settings(whole_runs):
+    stock, fused, _ = whole_runs
+    folders = [f"{run.args.output_dir}/checkpoint-8" for run in (stock, fused)]
+    names, configs = [], []
+    for folder in folders:
+        names.append(sorted(path.name for path in Path(folder).iterdir()))
+        configs.append(LoraConfig.from_pretrained(folder).to_dict())
+    assert names[0] == names[1] and configs[0] == configs[1]
+
+
+def test_default_settings_train(make, small_base):
+    """TRL's trainer switches `remove_unused_columns` off for its own collator."""
+    base = AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.float32)
+    trainer = make(FusedORPOTrainer, adapted(base), max_steps=1, remove_unused_columns=True)
+    assert trainer.train().training_loss > 0
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that wait for the device: a value read on the host, or a shape that depends on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        name = operation.overloadpacket.__name__
+        masked = name.startswith("index") and any(
+            isinstance(it, torch.Tensor) and it.dtype == torch.bool
+            for it in (arguments[1] if len(arguments) > 1 and isinstance(arguments[1], list | tuple) else ())
+        )
+        if masked or name in ("_local_scalar_dense", "nonzero", "masked_select"):
+            self.waits.append(name)
+        return operation(*arguments, **keywords or {})
+
+
+def test_a_step_never_waits_for_the_device(couple):
+    waits = []
+    for trainer in (couple.stock, couple.fused):
+        batch = trainer._prepare_inputs(trainer.data_collator(some_pairs(2)))
+        with Operations() as operations:
+            loss, _ = trainer.get_batch_loss_metrics(trainer.model.train(), batch)
+            loss.backward()
+        waits.append(operations.waits)
+    assert len(waits[0]) >= 11 and waits[1] == []  # TRL reads each metric at once
+
+
+def test_metrics_wait_on_the_device_until_they_are_logged(couple):
+    fused = couple.fused
+    batch = fused._prepare_inputs(fused.data_collator(some_pairs(2)))
+    expected = []
+    for _ in range(2):
+        fused.compute_loss(fused.model, batch)
+        fused.prediction_step(fused.model, batch, prediction_loss_only=True)
+        expected.append(fused._stored_metrics["train"]["nll_loss"][-1].item())
+    with Operations() as operations:
+        fused.log({"eval_loss": 1.0})
+    assert operations.waits.count("_local_scalar_dense") <= 12  # TRL's own mean of each metric, on the CPU
+    kept = fused._stored_metrics["train"]["nll_loss"]
+    assert all(isinstance(value, torch.Tensor) for value in kept)  # the other split's stay, or they would mix
+    fused.log({"loss": 1.0})
+    assert fused.state.log_history[-1]["nll_loss"] == pytest.approx(sum(expected) / 2, abs=1e-6)
+    fused.state.log_history.clear()
+
+
+# --- generation ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["llama, heads in groups", "phi, a bias in the head", "gpt2, learnt positions"])
+def test_generation_is_unchanged(case):
+    model = toy(*SERVED[case]).eval()
+    rows = [torch.arange(3, 3 + length) * 7 for length in (4, 9, 6)]
+    batches = []
+    for side in ("left", "right"):
+        ids, mask = torch.zeros(3, 9, dtype=torch.long), torch.zeros(3, 9, dtype=torch.long)
+        for number, row in enumerate(rows):
+            where = slice(9 - len(row), 9) if side == "left" else slice(0, len(row))
+            ids[number, where], mask[number, where] = row, 1
+        batches.append({"input_ids": ids, "attention_mask": mask})
+    batches.append({"input_ids": rows[1][None], "attention_mask": torch.ones(1, 9, dtype=torch.long)})
+    found = {}
+    for name in ("sdpa", fused_orpo.NAME):
+        model.set_attn_implementation(name)
+        assert model.config._attn_implementation == name
+        with torch.no_grad():
+            found[name] = [
+                (model.generate(**batch, max_new_tokens=8, do_sample=False), model(**batch).logits[mask])
+                for batch in batches
+                for mask in [batch["attention_mask"].bool()]
+            ]
+    for (stock, scores), (fused, fused_scores) in zip(*found.values(), strict=True):
+        assert torch.equal(stock, fused) and torch.allclose(scores, fused_scores, atol=1e-5)
+
+
+def test_an_evaluation_asks_the_prompts_as_trl_does(make, small_base):
+    texts = []
+    for kind in (ORPOTrainer, FusedORPOTrainer):
+        base = AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.float32)
+        evaluated = preference_pairs(3, seed=4)
+        arguments = {"generate_during_eval": True, "per_device_eval_batch_size": 3, "max_length": 64}
+        trainer = make(kind, adapted(base), evaluated=evaluated, **arguments)
+        asked = []
+        answer = trainer.generate_from_model
+        trainer.generate_from_model = lambda *given, answer=answer, asked=asked: (
+            asked.append(answer(*given)) or asked[0]
+        )
+        set_seed(0)
+        assert trainer.evaluate()["eval_loss"] > 0
+        texts.append(asked)
+    assert texts[0] == texts[1] and len(texts[0][0]) == 3
+
+
+def test_a_trained_model_is_merged_and_saved_as_ever(whole_runs, tmp_path):
+    """The attention's name stays out of what is saved: nobody who loads the model has it registered."""
+    _, fused, _ = whole_runs
+    merged = copy.deepcopy(fused.model).merge_and_unload()
+    merged.save_pretrained(tmp_path)
+    assert fused_orpo.NAME not in (tmp_path / "config.json").read_text()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    ids = torch.arange(3, 40)[None]
+    assert torch.allclose(loaded(ids).logits, merged.eval()(ids).logits, atol=1e-5)
+
+
+# --- refusals --------------------------------------------------------------------------------------------------
+
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
+LINEAR = {"layer_types": ["linear_attention", "full_attention"], "num_experts": 4, "moe_intermediate_size": 32}
+REFUSED = {  # name of the case: architecture, what differs from SHAPE, the model's name, the reason
+    "a window": ("mistral", {"sliding_window": 16}, "MistralForCausalLM", "sees 16 tokens"),
+    "a window that is switched on": (
+        "qwen2",
+        {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 1},
+        "Qwen2ForCausalLM",
+        "sees 16 tokens",
+    ),
+    "attention in chunks": ("llama", {"attention_chunk_size": 16}, "LlamaForCausalLM", "sees 16 tokens"),
+    "capped scores": ("gemma2", {"sliding_window": 512}, "Gemma2ForCausalLM", "capped or scaled"),
+    "a scale": ("cohere", {"logit_scale": 0.0625}, "CohereForCausalLM", "capped or scaled"),
+    "another scale": ("granite", {"logits_scaling": 8.0}, "GraniteForCausalLM", "capped or scaled"),
+    "a router loss": ("mixtral", EXPERTS | {"output_router_logits": True}, "MixtralForCausalLM", "router"),
+}
+# Layers that look at the whole row whatever the branches are, which no setting tells: the trainer has to try.
+MIXING = {  # name of the case: architecture, and what differs from SHAPE
+    "attention of its own": ("falcon", {"num_kv_heads": 4}),
+    "attention of its own, with a bias by distance": ("mpt", {"d_model": 64, "n_heads": 4, "n_layers": 2}),
+    "attention that drops what it is not told of": ("stablelm", {}),
+    "sinks": ("gpt_oss", {"num_local_experts": 4, "sliding_window": 512}),
+    "a state that runs along the row": (
+        "recurrent_gemma",
+        {"lru_width": 64, "block_types": ["recurrent", "attention"], "attention_window_size": 512},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_be_trained_wrongly_is_refused(make, case):
+    architecture, shape, name, reason = REFUSED[case]
+    with pytest.raises(ValueError, match=f"{name}.*{reason}"):
+        make(FusedORPOTrainer, adapted(toy(architecture, shape), target_modules=["q_proj"]))
+
+
+def test_an_encoder_decoder_is_refused(make):
+    shape = {"vocab_size": 960, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4}
+    config = AutoConfig.for_model("t5", **shape, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
+    model = adapted(AutoModelForSeq2SeqLM.from_config(config), target_modules=["q"])
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration.*encoder-decoder"):
+        make(FusedORPOTrainer, model, max_completion_length=32)
+
+
+@pytest.mark.parametrize("trained", ["all", "the head", "the embeddings", "an adapter in the head"])
+def test_a_head_that_is_trained_is_refused(make, trained):
+    model = toy("llama", {})
+    if trained == "the head":
+        model = adapted(model, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    elif trained == "the embeddings":
+        model = adapted(model, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    elif trained == "an adapter in the head":
+        model = adapted(model, target_modules=["q_proj", "lm_head"])
+    with pytest.raises(ValueError, match="LlamaForCausalLM.*head or embeddings are trained"):
+        make(FusedORPOTrainer, model)
+
+
+@pytest.mark.parametrize("case", MIXING)
+def test_layers_that_mix_the_pairs_of_a_row_are_refused(make, case):
+    for dtype in (torch.float32, torch.bfloat16):  # whose numbers are compared less strictly
+        model = toy(*MIXING[case]).to(dtype)
+        with pytest.raises(ValueError, match=f"does not serve {type(model).__name__}: "):
+            make(FusedORPOTrainer, adapted(model), bf16=dtype == torch.bfloat16)
+
+
+def test_several_devices_are_refused(make, couple):
+    model = couple.fused.causal
+    arguments = {"max_length": 64, "n_gpu": 1, "world_size": 1}
+    fused_orpo.refuse(model, SimpleNamespace(**arguments))
+    for several in ("n_gpu", "world_size"):
+        with pytest.raises(ValueError, match="LlamaForCausalLM.*several devices"):
+            fused_orpo.refuse(model, SimpleNamespace(**arguments | {several: 2}))

@@ -1,0 +1,123 @@
+"""The 4-bit base: its form, its refusals, and gradients that an evaluation pass leaves alone."""
+
+import ast
+import inspect
+import shutil
+from pathlib import Path
+
+import bitsandbytes
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from utils.train import base as bases
+from utils.train import memory, model_loading
+
+ROOT = Path(__file__).parents[2]
+IDS = torch.arange(16).reshape(2, 8) + 100
+
+
+@pytest.fixture
+def avx512_bf16(monkeypatch):
+    """Let bitsandbytes take this CPU for one with AVX512-BF16: the repacking of the weights runs on any CPU."""
+    monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: True)
+
+
+def gradient(model) -> torch.Tensor:
+    """Return the loss's gradient with respect to the embedded input, which passes back through every layer."""
+    model.train()
+    embedded = model.get_input_embeddings()(IDS).detach().requires_grad_()
+    model(inputs_embeds=embedded, labels=IDS).loss.backward()
+    return embedded.grad
+
+
+def evaluate(model) -> None:
+    model.eval()
+    with torch.no_grad():
+        model(IDS)
+
+
+def test_an_evaluation_pass_leaves_the_gradients_unchanged(small_base, avx512_bf16):
+    model = model_loading.load_base(str(small_base), torch.float32)
+    before = gradient(model)
+    evaluate(model)
+    assert torch.equal(gradient(model), before)
+
+
+def test_without_the_repair_they_change(small_base, avx512_bf16):
+    """Shows that the test above injects the fault: the stock loader's gradients are wrong, or the pass breaks."""
+    model = AutoModelForCausalLM.from_pretrained(
+        small_base, quantization_config=model_loading.nf4_config(torch.float32), dtype=torch.float32
+    )
+    before = gradient(model)
+    evaluate(model)
+    assert any(getattr(module.weight, "quant_state", None).packing_format_for_cpu for module in four_bit_layers(model))
+    try:
+        after = gradient(model)
+    except RuntimeError:
+        return  # no gradient at all
+    assert (after - before).norm() > 0.1 * before.norm()
+
+
+def four_bit_layers(model) -> list:
+    return [module for module in model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+
+
+def test_the_base_is_nf4_with_double_quantisation(small_base):
+    model = model_loading.load_base(str(small_base), torch.float32)
+    layers = four_bit_layers(model)
+    assert len(layers) == 7 * model.config.num_hidden_layers
+    assert {layer.weight.quant_state.quant_type for layer in layers} == {"nf4"}
+    assert all(layer.weight.quant_state.nested for layer in layers)
+    assert isinstance(model.lm_head, torch.nn.Linear) and not isinstance(model.lm_head, bitsandbytes.nn.Linear4bit)
+    assert model.get_input_embeddings().weight.dtype == torch.float32
+
+
+def test_the_notebook_builds_the_same_base():
+    """Notebook 03 teaches the loader in its cells; the helper must stay equal to them."""
+    import nbformat
+
+    notebook = nbformat.read(ROOT / "notebooks" / "03_train_with_orpo.ipynb", as_version=4)
+    taught = ast.parse(next(cell.source for cell in notebook.cells if cell.id == "base"))
+    helper = ast.parse(inspect.getsource(model_loading))
+
+    def keywords(tree, function):
+        call = next(
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == function
+        )
+        return {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+
+    assert keywords(taught, "BitsAndBytesConfig") == keywords(helper, "BitsAndBytesConfig")
+    loaded, helped = keywords(taught, "from_pretrained"), keywords(helper, "from_pretrained")
+    assert loaded.keys() == helped.keys()
+    for name in ("use_safetensors", "trust_remote_code", "attn_implementation"):
+        assert loaded[name] == helped[name]
+
+
+def test_pickled_weights_are_refused(small_base, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(small_base, folder)
+    model = AutoModelForCausalLM.from_pretrained(small_base)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        model_loading.load_base(str(folder), torch.float32)
+
+
+def test_llama_3_8b_takes_16_gb_whole_and_less_than_6_in_4_bits():
+    """Derived in the QLoRA paper's way: 6.98e9 linear weights, and 1.05e9 of embeddings and head."""
+    skeleton = bases.skeleton(LlamaConfig(**memory.LLAMA_3_8B, tie_word_embeddings=False))
+    assert model_loading.weights_gb(skeleton, False) == pytest.approx(16.06, abs=0.01)
+    assert model_loading.weights_gb(skeleton, False, 4) == pytest.approx(32.12, abs=0.02)
+    assert model_loading.weights_gb(skeleton, True) == pytest.approx(5.70, abs=0.02)
+
+
+def test_a_tied_head_is_counted_once():
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tied, untied = (
+        bases.skeleton(LlamaConfig(vocab_size=1000, tie_word_embeddings=tie, **shape)) for tie in (True, False)
+    )
+    more = model_loading.weights_gb(untied, True) - model_loading.weights_gb(tied, True)
+    assert more == pytest.approx(2 * 64 * 1000 / 1e9)

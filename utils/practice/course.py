@@ -1,0 +1,222 @@
+"""Runs the series headless: practice hub, stand-ins under the real names, every notebook in order, one summary.
+
+`python -m utils.practice.course [--only 05]`. The notebooks are run as they are; what is small about the run are these
+parameters and the environment that points the real clients at the practice hub. A new notebook joins by lying in
+`notebooks/`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+OUTPUT = ROOT / "artifacts" / "course"
+TOKEN = "practice-write"
+NEEDS = {"03": ["02"], "04": ["03"], "05": ["03"], "06": ["05"], "07": ["05"]}
+# A base of one million weights learns at a hundred times the rate of one of eight billion.
+PARAMETERS = {
+    "02": {"TEST_SHARE": 0.15},  # of some 670 pairs, for 03 evaluates on 64
+    "03": {"NUM_PAIRS": 320, "NUM_EVAL_PAIRS": 64, "LEARNING_RATE": 2e-3, "MAX_NEW_TOKENS": 40},
+    "05": {
+        "PUSH_TO_HUB": True,
+        "MAX_SHARD_SIZE": "1MB",
+        "MAX_NEW_TOKENS": 40,
+    },  # small shards, so that there are several
+    "06": {"TASKS": ["TruthfulQA"], "LIMIT": 5, "MAX_NEW_TOKENS": 40, "PUSH_TO_HUB": True},
+    "07": {"PUSH_SPACE": True, "MAX_NEW_TOKENS": 40},
+    "08": {
+        **{"NUM_PAIRS": 96, "NUM_EVAL_PAIRS": 40, "WARMUP_STEPS": 2},
+        **{"SFT_LEARNING_RATE": 2e-3, "DPO_LEARNING_RATE": 2e-3, "LEARNING_RATE": 2e-3},
+    },
+    "09": {"NUM_PAIRS": 8, "REPEATS": 1, "MAX_LENGTH": 512},  # one optimizer step of short pairs shows it all
+}
+ARTEFACTS = {
+    "01": "orpo",
+    "02": "mix",
+    "03": "run",
+    "05": "merged",
+    "06": "evaluation",
+    "07": "space",
+    "08": "comparison",
+    "09": "speed",
+}
+
+
+class NotebookFailed(RuntimeError):
+    """A cell of a notebook raised; the message holds its source and error."""
+
+
+def practice_environment(hub_url: str, home: Path) -> dict[str, str]:
+    """Return the environment in which the real clients talk to a practice hub, log offline and keep their caches apart.
+
+    Args:
+        hub_url: of a running practice hub.
+        home: folder for the clients' caches.
+    """
+    return {
+        "HF_ENDPOINT": hub_url,
+        "HF_TOKEN": TOKEN,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",  # read when the client is imported
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets would tell the real Hub of every load
+        "WANDB_MODE": "offline",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "TOKENIZERS_PARALLELISM": "false",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+
+
+def run_notebook(path: Path, output: Path, parameters: dict, environment: dict[str, str]) -> dict:
+    """Execute one notebook with papermill, in a kernel of its own.
+
+    Args:
+        path: the notebook.
+        output: where the executed copy goes, also if it fails.
+        parameters: papermill parameters; every one must exist.
+        environment: variables for the kernel.
+
+    Returns:
+        The figures that the notebook recorded with `utils.environment.record`.
+
+    Raises:
+        NameError: for a parameter that the notebook does not have; papermill would only warn, and run the default.
+        NotebookFailed: with the failing cell's source and error.
+    """
+    import papermill
+
+    from utils.environment import METRICS_TYPE
+
+    known = papermill.inspect_notebook(str(path))
+    if unknown := sorted(set(parameters) - set(known)):
+        raise NameError(f"{path.name} has no parameter {', '.join(unknown)}. It has: {', '.join(known)}.")
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)  # the kernel inherits it
+    try:
+        notebook = papermill.execute_notebook(
+            str(path),
+            str(output),
+            parameters=parameters,
+            cwd=str(ROOT),
+            kernel_name="python3",
+            progress_bar={"desc": path.stem},
+        )
+    except papermill.PapermillExecutionError as error:
+        raise NotebookFailed(
+            f"{path.name} failed in this cell:\n\n{error.source}\n\n{error.ename}: {error.evalue}"
+        ) from error
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    metrics = {}
+    for cell in notebook.cells:
+        for result in cell.get("outputs", []):
+            metrics |= result.get("data", {}).get(METRICS_TYPE, {})
+    return metrics
+
+
+def select(only: str | None = None) -> list[Path]:
+    """List the notebooks to run, in order: all, or one and what it needs.
+
+    Raises:
+        ValueError: if there is no notebook with this number.
+    """
+    found = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+    if only is None:
+        return list(found.values())
+    if only not in found:
+        raise ValueError(f"There is no notebook {only!r}. There are: {', '.join(found)}.")
+    wanted, queue = set(), [only]
+    while queue:
+        number = queue.pop()
+        wanted.add(number)
+        queue += NEEDS.get(number, [])
+    return [path for number, path in found.items() if number in wanted]
+
+
+def run_course(only: str | None = None, output: Path | None = None) -> dict:
+    """Run the notebooks on a practice hub of their own, and write `report.json` beside their executed copies.
+
+    Args:
+        only: number of one notebook, such as "05", to run with what it needs; `None` runs all.
+        output: folder, emptied first; `None` takes `artifacts/course`.
+
+    Returns:
+        `{"notebooks": [{"name", "ok", "seconds", "metrics", "artefact"}], "versions", "machine"}`; it ends at the
+        first failure.
+    """
+    from utils import environment
+    from utils.practice import stand_ins
+    from utils.practice.hub import PracticeHub
+
+    environment.quiet_known_warnings()
+    output = output or OUTPUT
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    report = {"notebooks": [], "versions": environment.versions(), "machine": _machine()}
+    with PracticeHub(output / "hub") as hub:
+        print(f"Practice hub at {hub.url}: stand-ins under the real names, nothing leaves this machine.")
+        stand_ins.publish(hub)
+        settings = practice_environment(hub.url, output / "home")
+        for path in select(only):
+            number, started = path.name[:2], time.monotonic()
+            entry = {"name": path.stem, "ok": True, "metrics": {}}
+            try:
+                parameters = {"ARTIFACTS": str(output)} | PARAMETERS.get(number, {})
+                entry["metrics"] = run_notebook(path, output / path.name, parameters, settings)
+            except NotebookFailed as error:
+                entry |= {"ok": False, "error": str(error)}
+            entry["seconds"] = round(time.monotonic() - started, 1)
+            entry["artefact"] = str(output / ARTEFACTS.get(number, path.name))
+            report["notebooks"].append(entry)
+            (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+            if not entry["ok"]:
+                break
+    return report
+
+
+def summary(report: dict) -> str:
+    """Return a report as a table of text: notebook, seconds, key figures, where the artefact lies."""
+    lines = [f"{'notebook':<28} {'':<4} {'seconds':>7}  key figures; artefact"]
+    for entry in report["notebooks"]:
+        figures = ", ".join(
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in entry["metrics"].items()
+        )
+        lines.append(f"{entry['name']:<28} {'ok' if entry['ok'] else 'FAIL':<4} {entry['seconds']:>7.1f}  {figures}")
+        lines.append(f"{'':<42} {os.path.relpath(entry['artefact'])}")
+    return "\n".join(lines)
+
+
+def _machine() -> dict:
+    from utils.environment import find_device
+
+    device = find_device()
+    return {
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "device": device.name,
+        "memory_gb": round(device.memory_gb, 1),
+    }
+
+
+def main() -> int:
+    """Run the course from the command line."""
+    parser = argparse.ArgumentParser(description="Run the notebooks of the course headless, on a practice hub.")
+    parser.add_argument("--only", help="number of one notebook; what it needs runs first")
+    report = run_course(parser.parse_args().only)
+    print("\n" + summary(report))
+    failed = [entry for entry in report["notebooks"] if not entry["ok"]]
+    for entry in failed:
+        print(f"\n{entry['error']}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""What is checked around `trainer.train()`: finite losses and gradients, where to resume, how long it will take."""
+
+import json
+import time
+from itertools import islice
+from pathlib import Path
+
+SETTINGS = "run_settings.json"  # in each checkpoint
+
+
+class StopsOnNonFinite:
+    """Mixin for a trainer that stops at the first loss or gradient that is not finite, and names the batch.
+
+    Without it, `transformers` logs such a loss as 0.0 and trains on: `logging_nan_inf_filter` replaces it in the log,
+    and the optimizer spreads the NaN over all weights. With loss scaling (fp16) an infinite gradient is how the scale
+    is found, so only the loss counts. A W&B run that is active sends an alert, which goes out by mail and has no
+    prompts.
+    """
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Train on one micro-batch, and raise `FloatingPointError` before the optimizer sees a NaN."""
+        import torch
+
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        weights = [] if self.args.fp16 else [item for item in model.named_parameters() if item[1].grad is not None]
+        # One number that is finite if all are: to ask each of hundreds would make the GPU wait each time.
+        if not (loss + torch.nn.utils.get_total_norm([weight.grad for _, weight in weights])).isfinite():
+            if not loss.isfinite():
+                self._stop("loss", loss.item(), inputs)
+            for name, weight in weights:
+                if not weight.grad.isfinite().all():
+                    self._stop(f"gradient of {name}", weight.grad.abs().max().item(), inputs)
+        return loss
+
+    def _stop(self, what: str, value: float, inputs: dict):
+        step = self.state.global_step + 1
+        found = f"Step {step}: the {what} is {value}. Training stops before the weights are changed."
+        _alert(f"Step {step}: a {what.split()[0]} that is not finite", found)
+        prompts = "\n".join(f"- {prompt[-120:]!r}" for prompt in inputs.get("prompt", []))
+        raise FloatingPointError(
+            f"{found} The batch holds the prompts\n{prompts}\nLook at these rows; if they are sound, "
+            "lower LEARNING_RATE, or, on a T4, take a GPU that has bf16."
+        )
+
+
+def remember_settings(settings: dict):
+    """Make a trainer callback that writes the run's settings into each checkpoint, for `newest_checkpoint` to compare.
+
+    Args:
+        settings: all that decides what the run learns, ready for JSON.
+    """
+    from transformers import TrainerCallback
+
+    class RemembersSettings(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (checkpoint / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+
+    return RemembersSettings()
+
+
+def newest_checkpoint(folder, settings: dict) -> str | None:
+    """Find the newest checkpoint to resume from; if there is none, say so and return `None`, which starts afresh.
+
+    Args:
+        folder: the trainer's `output_dir`.
+        settings: as given to `remember_settings`.
+
+    Raises:
+        ValueError: if the checkpoint was trained with other settings: the two would end as neither run.
+    """
+    checkpoints = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]))
+    if not checkpoints:
+        print(f"There is no checkpoint in {folder} to resume from: training starts afresh.")
+        return None
+    found = json.loads((checkpoints[-1] / SETTINGS).read_text()) if (checkpoints[-1] / SETTINGS).exists() else {}
+    wanted = json.loads(json.dumps(settings))
+    other = {key: found.get(key) for key in wanted if found and found.get(key) != wanted[key]}
+    if other:
+        told = ", ".join(f"{key} = {value!r} and not {wanted[key]!r}" for key, value in other.items())
+        raise ValueError(
+            f"{checkpoints[-1]} was trained with {told}: ask for the same, or begin anew with RESUME = False."
+        )
+    print(f"Resuming from {checkpoints[-1]}.")
+    return str(checkpoints[-1])
+
+
+def set_aside(folder) -> None:
+    """Rename a folder of an earlier run's checkpoints, so that the new run, which starts afresh, never takes one."""
+    if any(Path(folder).glob("checkpoint-*")):  # the trainer makes the folder, empty, when it is built
+        Path(folder).rename(f"{folder}-until-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def computed_tokens(batch: dict) -> int:
+    """Count the tokens that a pass over a collated batch computes, padding among them.
+
+    Args:
+        batch: of TRL's collator, whose two sides are padded to the longer one, or a packed row, which has no padding.
+    """
+    if "input_ids" in batch:
+        return batch["input_ids"].numel()
+    return 2 * max(batch[f"{side}_input_ids"].numel() for side in ("chosen", "rejected"))
+
+
+def forward_and_backward(trainer, batch: dict) -> None:
+    """Do a training pass over a collated batch, with the model as `train()` will have it; gradients stay behind."""
+    if trainer.args.gradient_checkpointing:  # train() would switch it on only later, and without it nothing fits
+        trainer.model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs
+        )
+    trainer.accelerator.prepare_model(trainer.model)  # once; where it computes in 16 bits, logits become fp32
+    trainer.model.train()
+    with trainer.accelerator.autocast():
+        loss, _ = trainer.get_batch_loss_metrics(trainer.model, trainer._prepare_inputs(dict(batch)))
+    loss.backward()
+
+
+def seconds_per_micro_batch(trainer) -> float:
+    """Time forward and backward passes on three training batches, after one that warms up; the run is left as it was.
+
+    Returns:
+        Seconds for a pass of mean size: those measured for a computed token, times the mean tokens of 24 batches.
+    """
+    import torch
+
+    with torch.random.fork_rng():  # taking batches draws random numbers that the run must not miss
+        batches = list(islice(trainer.get_train_dataloader(), 24))
+    sizes = [computed_tokens(batch) for batch in batches]
+    for batch in [batches[0], *batches[:3]]:
+        if batch is batches[0]:  # twice: the first pass warms up
+            started = time.perf_counter()
+        forward_and_backward(trainer, batch)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        trainer.model.zero_grad()
+    seconds_per_token = (time.perf_counter() - started) / sum(sizes[:3])
+    return seconds_per_token * sum(sizes) / len(sizes)
+
+
+def compare_trainers(model, arguments, pairs, tokenizer) -> str:
+    """Say what loss TRL's trainer and the fused one give the first two pairs, or why the fused one refuses the base.
+
+    Args:
+        model, arguments, pairs, tokenizer: as the trainers take them; the model is left as it was.
+    """
+    from utils.train.fused_orpo import FusedORPOTrainer, NotServed
+
+    attention, two = model.config._attn_implementation, pairs.select(range(min(2, len(pairs))))
+    try:
+        fused = FusedORPOTrainer(model, arguments, train_dataset=two, eval_dataset=two, processing_class=tokenizer)
+        by_trl, by_fused = fused.losses_of_both(list(fused.train_dataset))
+    except NotServed as refusal:
+        return str(refusal)
+    finally:
+        model.set_attn_implementation(attention)
+    return f"loss of {len(two)} pairs: {by_trl:.6f} by TRL, {by_fused:.6f} packed, {abs(by_trl - by_fused):.1e} apart"
+
+
+def _alert(title: str, text: str) -> None:
+    try:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.run.alert(title, text, level="ERROR")
+    except Exception as error:  # no wandb, or one that died: neither may hide what stops the training
+        print(f"W&B did not take the alert ({type(error).__name__}).")
