@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from support.wandb_api import KEY, WandbAPI
 
 from utils.curves import run as curves
+from utils.curves import wandb_offline
 from utils.curves.diagnosis import LEVELS, RULES, diagnose, read_meanings
 from utils.curves.run import GOING, Run, read_history, read_run
 from utils.intervals import rows_for, wilson

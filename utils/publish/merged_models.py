@@ -40,7 +40,7 @@ def record_merge(merged, adapter, base, about: dict) -> None:
 
     Args:
         merged, adapter: their folders.
-        base: of `utils.train.base.describe_base`; of one that is a folder nothing is written, for the file may be published.
+        base: of `utils.train.base.describe_base`; nothing is written of one that is a folder.
         about: where both are published, and how well the merge was proven.
     """
     made_from = {"base_model": base.name if base.commit else None, "base_commit": base.commit}

@@ -156,7 +156,7 @@ def find_adapter(given: str | None, run_folder, token: str | None = None) -> tup
     """Find a trained adapter as `find_run` does, the record of its run, and the pairs that the run held out.
 
     Returns:
-        (adapter's folder, contents of `run.json`, pairs as of `utils.data.preference_data`, short ones first; none if the
+        (adapter's folder, contents of `run.json`, pairs as of `utils.data`, short ones first; none if the
         adapter came without them, as a published one does).
     """
     folder = find_run(given, run_folder, token, needs=("adapter/run.json", "run.json"))

@@ -156,7 +156,7 @@ def predict(skeleton, recipe, card, pairs: int, max_length: int, trainer: str) -
 
     Args:
         skeleton: of `utils.train.base.skeleton`.
-        recipe: a `utils.train.recipes.Recipe`; where the base lacks a layer that it names, LoRA goes on all linear layers.
+        recipe: a `utils.train.recipes.Recipe`; LoRA goes on all linear layers if the base lacks one that it names.
         card: a `utils.train.profiles.Profile`, which decides dtype and recomputation.
         pairs: in a pass, all of `max_length` tokens with nothing in common: the worst case.
         max_length: tokens of prompt and answer.
