@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = set(
     "trl transformers peft bitsandbytes datasets wandb huggingface_hub papermill lm_eval gradio gradio_client".split()
 )
-FILES = [*sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), *sorted((ROOT / "utils").glob("*.py"))]
+FILES = [*sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), *sorted((ROOT / "utils").rglob("*.py"))]
 
 # Names in angle brackets are small real objects, see `real` below. What the course calls its variables tells what they
 # hold where no import does, as in the arguments of a function. A name that is assigned a literal is taken for that.
@@ -72,8 +72,8 @@ KWARGS_GO_TO = {
     "<model>.generate": ["<base>.generate", "transformers.GenerationConfig.__init__"],
     "<base>.generate": ["transformers.GenerationConfig.__init__"],
     "datasets.get_dataset_config_names": ["datasets.DownloadConfig"],
-    "huggingface_hub.ModelCard.from_template": ["model_card.md"],  # its variables
-    "huggingface_hub.DatasetCard.from_template": ["data_card.md"],
+    "huggingface_hub.ModelCard.from_template": ["publish/card.md"],  # its variables
+    "huggingface_hub.DatasetCard.from_template": ["data/data_card.md"],
 }
 
 
@@ -378,7 +378,7 @@ def metric_names(text: str) -> set[str]:
 
 def test_the_trainer_measures_what_the_course_names(real):
     used = set().union(*(metric_names(source_of(path)) for path in FILES))
-    used |= metric_names((ROOT / "utils" / "model_card.md").read_text(encoding="utf-8"))
+    used |= metric_names((ROOT / "utils" / "publish" / "card.md").read_text(encoding="utf-8"))
     assert {"nll_loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"} <= used
     trainer = real["<trainer>"]
     batch = next(iter(trainer.get_train_dataloader()))

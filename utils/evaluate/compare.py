@@ -1,6 +1,6 @@
 """Lays one ruler on models that different methods train, and keeps an account of what each method costs.
 
-The ruler is `utils.evaluate.scores.score_pairs`: a data frame with a row for each held-out pair. Beside it is what makes
+The ruler is `utils.evaluate.scores.score_pairs`: a data frame with a row for each held-out pair. Beside it: what makes
 the start fair, the same adapter weights for every trainer. Left out: the training itself, which notebook 08 shows, and
 whether answers are any good, which no log-probability tells.
 """
