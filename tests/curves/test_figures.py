@@ -20,33 +20,9 @@ pytestmark = pytest.mark.usefixtures("no_open_figures")
 # --- history and live curves --------------------------------------------------------------------------------
 
 
-def drawn(axis) -> dict[str, list[tuple]]:
-    return {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in axis.lines}
-
-
-def test_the_curves_are_the_frames_values():
-    history = curves.read_history(LOG)
-    figure = curve_figures.plot_history(history, ("loss", "rewards/margins", "grad_norm"), title="A run")
-    loss, margins, gradient = figure.axes
-    assert drawn(loss) == {"train": [(1, 2.5), (2, 2.0)], "eval": [(0, 3.0), (2, 2.2)]}
-    assert drawn(margins) == {"train": [(1, 0.02), (2, 0.04)], "eval": [(0, 0.01), (2, 0.03)]}
-    assert drawn(gradient) == {"train": [(1, 1.5)], "eval": []}
-    assert [axis.get_title() for axis in figure.axes] == ["Loss (nats)", "Margin (beta x nats)", "grad_norm"]
-    assert figure.get_suptitle() == "A run"
-    assert {text.get_text() for text in loss.get_legend().get_texts()} == {"train", "eval"}
-
-
-def test_the_default_is_one_panel_for_each_titled_metric():
-    figure = curve_figures.plot_history(curves.read_history(LOG))
-    assert [axis.get_title() for axis in figure.axes] == list(curve_figures.TITLES.values())
-    assert all(axis.get_xlabel() == "step" for axis in figure.axes)
-
-
-def test_evaluations_are_points_that_a_single_one_shows():
-    figure = curve_figures.plot_history(curves.read_history(LOG), ("loss",))
-    styles = {line.get_label(): (line.get_marker(), line.get_color()) for line in figure.axes[0].lines}
-    assert styles["eval"][0] not in ("", "None", None)
-    assert styles["train"][1] != styles["eval"][1]
+def test_a_history_is_drawn_as_a_run():
+    figure, alt = curve_figures.plot_history(curves.read_history(LOG), ("loss", "margins"), "A run")
+    assert list(panels_of(figure)) == ["loss", "rewards/margins"] and alt.startswith("Curves of A run;")
 
 
 def test_live_curves_redraw_one_display_in_place(shell):

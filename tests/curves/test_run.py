@@ -22,7 +22,7 @@ from support.wandb_api import KEY, WandbAPI
 
 from utils.curves import run as curves
 from utils.curves import wandb_offline
-from utils.curves.diagnosis import LEVELS, RULES, diagnose, read_meanings
+from utils.curves.diagnosis import LEVELS, RULES, diagnose_run, read_meanings
 from utils.curves.run import GOING, Run, read_history, read_run
 from utils.intervals import rows_for, wilson
 from utils.train import keep as keeping
@@ -267,7 +267,7 @@ def test_three_places_hold_the_same_run(trained, offline, ask):
         assert {key: run.settings[key] for key in TRAINED if key != "name"} == {
             key: value for key, value in TRAINED.items() if key != "name"
         }
-        assert [finding.rule for finding in diagnose(run)] == [finding.rule for finding in diagnose(runs[0])]
+        assert [finding.rule for finding in diagnose_run(run)] == [finding.rule for finding in diagnose_run(runs[0])]
     assert [run.name for run in runs] == ["orpo", "a run", "a real run"]
     assert [run.settings.get("pairs") for run in runs] == [PAIRS, None, None]  # so the others know rows by their speed
     history = runs[0].history
@@ -458,7 +458,7 @@ def rules(run) -> set[str]:
     """The rules that a run trips; a warning of Python's is an error, for a learner would see it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return {finding.rule for finding in diagnose(run)}
+        return {finding.rule for finding in diagnose_run(run)}
 
 
 def made_up(
@@ -682,7 +682,7 @@ def test_every_rule_is_tripped_by_a_made_up_run_and_has_a_meaning():
 
 def test_the_gravest_finding_comes_first_with_its_numbers_and_its_advice():
     run = made_up(nll=(1.9, 6.0), chosen=(-1.5, -6), rejected=(-1.55, -7), accuracy=(0.2, 0.7), state="killed")
-    findings = diagnose(run)
+    findings = diagnose_run(run)
     levels = [LEVELS.index(finding.level) for finding in findings]
     assert levels == sorted(levels) and findings[0].rule == "learning rate too high"
     assert "loss 1.96" in findings[0].numbers and "learning rate 8e-05" in findings[0].numbers
@@ -694,9 +694,9 @@ def test_the_gravest_finding_comes_first_with_its_numbers_and_its_advice():
 
 def test_a_rate_that_nobody_recorded():
     bare = made_up(nll=(1.9, 6.0), change=lambda entry: {k: v for k, v in entry.items() if k != "learning_rate"})
-    (finding, *_) = diagnose(Run("bare", bare.history))
+    (finding, *_) = diagnose_run(Run("bare", bare.history))
     assert finding.rule == "learning rate too high" and "nan" not in finding.numbers
-    (finding, *_) = diagnose(Run("logged", made_up(nll=(1.9, 6.0)).history))
+    (finding, *_) = diagnose_run(Run("logged", made_up(nll=(1.9, 6.0)).history))
     assert "learning rate 8e-05" in finding.numbers
 
 
@@ -757,7 +757,7 @@ def any_runs(draw):
 @settings(max_examples=50, deadline=None, database=None, derandomize=True)
 @given(run=any_runs().filter(lambda run: not run.history.empty))
 def test_any_run_can_be_judged(run):
-    findings = diagnose(run)
+    findings = diagnose_run(run)
     assert findings and len({finding.rule for finding in findings}) == len(findings)
     for finding in findings:
         assert finding.level in LEVELS and finding.rule and finding.numbers and finding.advice

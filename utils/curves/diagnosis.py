@@ -32,7 +32,7 @@ class Finding:
     advice: str
 
 
-def diagnose(run) -> list[Finding]:
+def diagnose_run(run) -> list[Finding]:
     """Apply every rule to a run.
 
     Returns:

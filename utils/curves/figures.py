@@ -6,15 +6,9 @@ A run is a `curves.Run`. Left out: reading it, the intervals, see `curve_lines`,
 import time
 
 from utils.curves.lines import FAINT, cut_curve, draw_curve, far_curves, in_words, off_axis
-from utils.curves.run import read_history
+from utils.curves.run import Run, read_history
 from utils.figures import COLOURS, SEQUENCE, as_image, new_figure
 
-TITLES = {
-    "loss": "Loss (nats)",
-    "nll_loss": "NLL of prompt and chosen (nats)",
-    "rewards/margins": "Margin (beta x nats)",
-    "rewards/accuracies": "Accuracy",
-}
 # log_odds_chosen is the difference of the two answers' log odds, log_odds_ratio is log sigmoid of it: always negative.
 # Log-probabilities are ORPO's means per token, but DPO's sums over the answer.
 PANELS = {
@@ -33,30 +27,14 @@ METRIC_COLOURS = {"loss": "loss", "rewards/margins": "margin", "rewards/accuraci
 METRIC_COLOURS |= {"logps/chosen": "chosen", "logps/rejected": "rejected", "log_odds_chosen": "margin"}
 REFERENCES = {"rewards/accuracies": 0.5, "rewards/margins": 0, "log_odds_chosen": 0}  # a line to compare with
 RUN_COLOURS, MARKERS = [*SEQUENCE, "black"], "osD^vP*X"
+SHORT = ("loss", "margins", "accuracies")
 UP, DOWN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
 MOST_BANDS = 3  # runs in one figure that get intervals
 
 
-def plot_history(history, metrics=tuple(TITLES), title: str = ""):
-    """Draw metrics side by side, train as a line and eval as points, and return the figure.
-
-    Args:
-        history: data frame of `curves.read_history`.
-        metrics: names of metrics, one panel each.
-        title: above all panels.
-    """
-    figure, axes = new_figure(columns=len(metrics), width=3.6)
-    for axis, metric in zip(axes, metrics, strict=True):
-        for split, style in (
-            ("train", {"color": COLOURS["neutral"], "linewidth": 1.2}),
-            ("eval", {"color": COLOURS["chosen"], "marker": "o"}),
-        ):
-            part = history[(history.metric == metric) & (history.split == split)]
-            axis.plot(part.step, part.value, label=split, **style)
-        axis.set(title=TITLES.get(metric, metric), xlabel="step")
-    axes[0].legend(frameon=False)
-    figure.suptitle(title)
-    return figure
+def plot_history(history, panels=SHORT, title: str = "training"):
+    """Draw a trainer's history as `plot_runs` draws a run; return the figure and its alt text."""
+    return plot_runs([Run(title, history)], panels)
 
 
 def live_curves(seconds: float = 10.0):
@@ -67,8 +45,6 @@ def live_curves(seconds: float = 10.0):
     """
     from IPython.display import display
     from transformers import TrainerCallback
-
-    metrics = ("nll_loss", "rewards/margins", "rewards/accuracies")
 
     class LiveCurves(TrainerCallback):
         handle, drawn = None, 0.0
@@ -82,8 +58,7 @@ def live_curves(seconds: float = 10.0):
 
         def draw(self, state):
             title = f"step {state.global_step} of {state.max_steps}"
-            figure = plot_history(read_history(state.log_history), metrics, title)
-            alt = f"Loss, margin and accuracy of training and evaluation up to {title}"
+            figure, alt = plot_history(read_history(state.log_history), title=title)
             if self.handle is None:
                 self.handle = display(display_id=True)
             image = as_image(figure, alt)

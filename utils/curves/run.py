@@ -12,6 +12,7 @@ from pathlib import Path
 from utils.curves import wandb_offline, wandb_online
 from utils.train import keep as keeping
 
+MAIN = ("loss", "nll_loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
 COLUMNS = ["step", "epoch", "split", "metric", "value"]
 GOING = "still going, or stopped early"
 STATE = "trainer_state.json"
@@ -126,6 +127,29 @@ def read_history(log_history: list[dict]):
             split, metric = ("eval", key[5:]) if key.startswith("eval_") else ("train", key)
             rows.append((entry["step"], entry.get("epoch"), split, metric, value))
     return _frame(rows)
+
+
+def first_and_last(history):
+    """Return a table of the first and the last evaluation of the main metrics; of training, if none was evaluated.
+
+    Example:
+        >>> history = read_history([{"step": 0, "eval_loss": 2.0}, {"step": 9, "eval_loss": 1.5}])
+        >>> first_and_last(history).loc["loss"].tolist()
+        [2.0, 1.5, -0.5]
+    """
+    import pandas as pd
+
+    split = "eval" if (history["split"] == "eval").any() else "train"
+    run, rows = Run("", history), {}
+    for metric in MAIN:
+        values = run.series(metric, split).dropna()
+        if len(values):
+            rows[metric] = {
+                "first": values.iloc[0],
+                "last": values.iloc[-1],
+                "change": values.iloc[-1] - values.iloc[0],
+            }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["first", "last", "change"])
 
 
 def read_run(given: str | None, run_folder, name: str | None = None, token=None, key=None) -> Run:

@@ -75,7 +75,7 @@ def draw_curves(run_folder, folder) -> bool:
 
     log = Path(run_folder) / "trainer_state.json"
     if log.exists():
-        figure = curve_figures.plot_history(curves.read_history(json.loads(log.read_text())["log_history"]))
+        figure, _ = curve_figures.plot_history(curves.read_history(json.loads(log.read_text())["log_history"]))
         figure.savefig(Path(folder) / CURVES, dpi=100)
         plt.close(figure)
     return log.exists()
