@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from utils.practice.hub import PracticeHub
+from support.failing_hub import FailingHub
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="orpo-course-tests-")
-_HUB = PracticeHub(Path(_FOLDER.name) / "hub")
+_HUB = FailingHub(Path(_FOLDER.name) / "hub")
 _HUB.start()
 for _secret in ("HF_TOKEN", "WANDB_API_KEY"):
     os.environ.pop(_secret, None)
@@ -48,7 +48,7 @@ def small_base() -> Path:
 
 
 @pytest.fixture(scope="session")
-def hub(small_base) -> PracticeHub:
+def hub(small_base) -> FailingHub:
     """A running practice hub that holds the stand-ins."""
     from utils.practice import stand_ins
 

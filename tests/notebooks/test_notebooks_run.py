@@ -253,7 +253,7 @@ def test_the_hub_holds_what_was_pushed_and_nothing_else(course):
     assert len(shards) >= 2
     for name in ("Llama-3-8B-ORPO-adapter", "Llama-3-8B-ORPO"):
         repo = hub.repos["model", f"learner/{name}"]
-        assert repo["private"] and list(repo["branches"]) == ["main"]
+        assert repo["private"] and list(repo["refs"]) == ["main"]
     base, pushed = hub.files(stand_ins.BASE_MODEL), hub.files("learner/Llama-3-8B-ORPO")
     weights = sum(pushed[name]["size"] for name in shards)
     assert weights == pytest.approx(base["model.safetensors"]["size"], rel=0.01)

@@ -1,7 +1,7 @@
-"""What the practice hub keeps: repositories with commits, branches and tags in a folder, and who may see them.
+"""What the practice hub keeps: repositories with commits and tags in a folder, and who may see them.
 
-Contents lie in `objects/` under their sha256, each repository in one JSON file below `repos/`: a restart loses nothing.
-It leaves out HTTP, which `practice_hub` speaks, and git itself.
+Contents are in `objects/` under their sha256, each repository is one JSON file below `repos/`: a restart loses nothing.
+Left out: HTTP, which `hub` speaks, branches other than `main`, and git itself.
 """
 
 import base64
@@ -15,13 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
-REFS = {"branch": "branches", "tag": "tags"}
 CARD_TAGS = {"license": "license:", "datasets": "dataset:", "base_model": "base_model:", "tags": ""}
 LFS_SUFFIXES = tuple(
     ".7z .arrow .bin .bmp .bz2 .ckpt .gguf .gif .gz .h5 .jpeg .jpg .model .mp3 .mp4 .msgpack .npy .npz .onnx"
     " .parquet .pickle .pkl .png .pt .pth .safetensors .tar .tiff .wav .webp .xz .zip .zst".split()
 )
-CHUNK = 1 << 20
+ANYBODY = (None, None)
 
 
 class HubError(Exception):
@@ -30,14 +29,16 @@ class HubError(Exception):
     def __init__(self, status, message, code=None, headers=(), **more):
         super().__init__(message)
         text = " ".join(message.encode("ascii", "replace").decode().split())
-        self.headers = {"X-Error-Message": text, **({"X-Error-Code": code} if code else {}), **dict(headers)}
+        self.headers = {"X-Error-Message": text, **dict(headers)}
+        if code:
+            self.headers["X-Error-Code"] = code
         self.status, self.body = status, {"error": message, **more}
 
 
 class Repositories:
-    """Repositories in a folder: contents by sha256 below `objects/`, one JSON file each below `repos/`."""
+    """Repositories in a folder; `repos` has them by `(type, id)`."""
 
-    url = ""  # where they are served, for the addresses that clients get
+    url = ""  # where they are served
 
     def __init__(self, folder):
         self.folder, self.lock, self.repos = Path(folder), threading.RLock(), {}
@@ -47,14 +48,9 @@ class Repositories:
             self.repos[repo["type"], repo["id"]] = repo
 
     def add_repo(self, repo_id, repo_type="model", private=False, gated=False, exist_ok=False):
-        """Create a repository in any namespace, with the first commit that the Hub makes (`.gitattributes`).
+        """Create a repository with the first commit that the Hub makes (`.gitattributes`).
 
-        Args:
-            gated: False, "auto" or "manual"; True means "auto". `accept` lets a user in.
-            exist_ok: Leave a repository that exists as it is, instead of raising.
-
-        Raises:
-            HubError: If it exists, or the Hub would not take its name or type.
+        `gated=True` means that only those whom `accept` lets in may read its files. HubError: the Hub refuses it too.
         """
         valid = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo_id, re.ASCII) and not re.search(r"\.\.|--", repo_id)
         if repo_type not in KINDS.values() or not valid or len(repo_id) > 96:
@@ -63,10 +59,9 @@ class Repositories:
             if (repo_type, repo_id) not in self.repos:
                 gated = "auto" if gated is True else gated
                 repo = {"id": repo_id, "type": repo_type, "private": private, "gated": gated, "accepted": []}
-                repo |= {"createdAt": _now(), "branches": {}, "tags": {}, "commits": {}}
+                repo |= {"createdAt": _now(), "refs": {}, "commits": {}}
                 rules = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
-                files = {".gitattributes": self.store_regular(rules.encode())}
-                self.commit(repo, "main", files, "initial commit")
+                self.commit(repo, {".gitattributes": self.store_regular(rules.encode())}, "initial commit")
             elif not exist_ok:
                 url = self.page(repo_id, repo_type)
                 raise HubError(409, f"You already created this {repo_type} repo", url=url)
@@ -79,28 +74,24 @@ class Repositories:
             self.save(repo)
 
     def commit_folder(self, repo_id, folder, repo_type="model", tag=None, message="Upload folder"):
-        """Commit every file of a local folder to `main`, beside what is there, and return the commit's id.
+        """Commit every file of a local folder to `main`, in addition to what is there, and return the commit's id.
 
-        A folder that changes nothing makes no new commit, so that the same seeding can run twice.
-
-        Raises:
-            HubError: If there is no such repository, a file name is refused, or the tag is on another commit.
-            ValueError: If the folder holds no file.
+        A folder that changes nothing makes no new commit.
         """
         added = {}
         for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-            name = _checked_path(path.relative_to(folder).as_posix())
-            lfs = _is_lfs(name, path.stat().st_size, b"".join(read_chunks(path, 0, 512)))
-            added[name] = _entry(*self.store(read_chunks(path))) if lfs else self.store_regular(path.read_bytes())
-        if not added:
-            raise ValueError(f"{folder} holds no file to commit to {repo_id}.")
+            name, data = _checked_path(path.relative_to(folder).as_posix()), path.read_bytes()
+            lfs = _is_lfs(name, len(data), data[:512])
+            added[name] = _entry(*self.store(data)) if lfs else self.store_regular(data)
         with self.lock:
             repo = self.find(repo_id, repo_type)
-            head, files = repo["branches"]["main"], self.tree(repo, "main")
+            head, files = repo["refs"]["main"], self.tree(repo, "main")
             if files != files | added:
-                head = self.commit(repo, "main", files | added, message)
-            if tag is not None and repo["tags"].get(tag) != head:
-                self.add_ref(self.find(repo_id, repo_type), "tag", tag, head)
+                head = self.commit(repo, files | added, message)
+            if tag is not None:
+                repo = self.find(repo_id, repo_type)
+                repo["refs"][tag] = head
+                self.save(repo)
             return head
 
     def files(self, repo_id, repo_type="model", revision="main"):
@@ -110,38 +101,31 @@ class Repositories:
             return {path: dict(files[path]) for path in sorted(files)}
 
     def object_path(self, sha256):
-        """Return where the bytes with this sha256 lie, or would lie."""
+        """Return where the bytes with this sha256 are, or would be."""
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise HubError(400, f"Not a sha256 in hexadecimal: {sha256!r}")
         return self.folder / "objects" / sha256
 
-    def store(self, chunks, expected=None):
-        """Write chunks to disk and return `(sha256, size)`; refuse them if another sha256 was expected."""
-        digest, size = hashlib.sha256(), 0
+    def store(self, data, expected=None):
+        """Keep bytes and return `(sha256, size)`; refuse them if another sha256 was expected."""
+        found = hashlib.sha256(data).hexdigest()
+        if expected not in (None, found):
+            raise HubError(400, f"The bytes have sha256 {found}, not {expected}: send the file again.")
         handle, partial = tempfile.mkstemp(dir=self.folder / "objects", prefix="partial-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                for chunk in chunks:
-                    digest.update(chunk)
-                    size += file.write(chunk)
-            found = digest.hexdigest()
-            if expected not in (None, found):
-                raise HubError(400, f"The bytes have sha256 {found}, not {expected}: send the file again.")
-            os.replace(partial, self.object_path(found))
-            return found, size
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(partial, self.object_path(found))
+        return found, len(data)
 
     def store_regular(self, data):
-        """Store a file that git itself would keep, and return its entry."""
-        return _entry(*self.store([data]), data)
+        """Keep a file that git itself would keep, and return its entry."""
+        return _entry(*self.store(data), data)
 
     def find(self, repo_id, repo_type, account=None, need="read"):
         """Return a repository, or refuse it as the Hub does.
 
-        Args:
-            account: `(user, role)` who asks, `(None, None)` without a token; None may do everything.
-            need: "read", "files" (a gated repository shows itself, but not its files) or "write".
+        `account` is the `(user, role)` who asks, `ANYBODY` without a token; None may do everything. `need` is "read",
+        "files" (a gated repository shows itself, but not its files) or "write".
         """
         repo, owner = self.repos.get((repo_type, repo_id)), repo_id.split("/")[0]
         user, what = (account or (owner, "write"))[0], f"{repo_type} {repo_id}"
@@ -156,9 +140,8 @@ class Repositories:
         return repo
 
     def resolve(self, repo, revision):
-        """Return the commit that a branch, a tag, `refs/...` or a commit id (7 letters or more) names."""
-        name = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
-        found = [refs[name] for refs in (repo["branches"], repo["tags"]) if name in refs]
+        """Return the commit that `main`, a tag or a commit id (7 letters or more) names."""
+        found = [repo["refs"][revision]] if revision in repo["refs"] else []
         found += [oid for oid in repo["commits"] if len(revision) >= 7 and oid.startswith(revision)]
         if not found:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
@@ -168,22 +151,19 @@ class Repositories:
         """Return the files of a revision, each path with its entry."""
         return repo["commits"][self.resolve(repo, revision)]["files"]
 
-    def commit(self, repo, branch, files, title, message="", user="practice-hub"):
-        """Add a commit that holds exactly these files to a branch, save it, and return its id."""
-        readme, parent = files.get("README.md"), repo["branches"].get(branch)
+    def commit(self, repo, files, title, message="", user="practice-hub"):
+        """Add a commit that holds exactly these files to `main`, save it, and return its id."""
+        readme, parent = files.get("README.md"), repo["refs"].get("main")
         card = parse_card(self.object_path(readme["sha256"]).read_text("utf-8", "replace")) if readme else {}
-        commit = {"parents": [parent] if parent else [], "title": title, "message": message, "user": user}
+        commit = {"parent": parent, "title": title, "message": message, "user": user}
         commit |= {"date": _now(), "card": card, "files": files}
         oid = hashlib.sha1(json.dumps([len(repo["commits"]), commit], default=str).encode()).hexdigest()
-        commits, branches = repo["commits"] | {oid: commit}, repo["branches"] | {branch: oid}
-        self.save(repo | {"commits": commits, "branches": branches})
+        self.save(repo | {"commits": repo["commits"] | {oid: commit}, "refs": repo["refs"] | {"main": oid}})
         return oid
 
-    def apply_commit(self, repo, branch, lines, user):
-        """Apply all lines of a client's commit to a branch, or none, and return the new commit's id."""
-        head, header = repo["branches"].get(branch), {}
-        if head is None:
-            raise HubError(404, f"Invalid rev id: {branch} is not a branch", "RevisionNotFound")
+    def apply_commit(self, repo, lines, user):
+        """Apply all lines of a client's commit to `main`, or none, and return the new commit's id."""
+        head, header = repo["refs"]["main"], {}
         files = dict(self.tree(repo, head))
         for key, value in ((line["key"], line["value"]) for line in lines):
             path = _checked_path(value["path"].rstrip("/")) if key != "header" else None
@@ -200,11 +180,6 @@ class Repositories:
                         reason = "an LFS pointer pointed to a file that does not exist"
                         raise HubError(400, f"Your push was rejected because {reason}: upload {path} first.")
                     files[path] = _entry(value["oid"], stored.stat().st_size)
-                case "copyFile":
-                    source = self.tree(repo, value.get("srcRevision") or head)
-                    if value["srcPath"] not in source:
-                        raise HubError(404, f"No file to copy: {value['srcPath']}", "EntryNotFound")
-                    files[path] = source[value["srcPath"]]
                 case "deletedFile" | "deletedFolder":
                     inside = {name for name in files if name.startswith(f"{path}/")}
                     gone = inside if key == "deletedFolder" else {path} & set(files)
@@ -213,23 +188,11 @@ class Repositories:
                     files = {name: entry for name, entry in files.items() if name not in gone}
                 case _:
                     raise HubError(400, f"Not a commit operation: {key!r}")
-        title, message = header.get("summary") or "Upload files", header.get("description", "")
-        return self.commit(repo, branch, files, title, message, user)
+        return self.commit(repo, files, header.get("summary") or "Upload files", header.get("description", ""), user)
 
-    def add_ref(self, repo, kind, name, oid):
-        """Add a branch or a tag (the kind) that is not there yet."""
-        refs = repo[REFS[kind]]
-        if name in refs:
-            raise HubError(409, f"The {kind} {name} already exists in {repo['id']}, on {refs[name]}")
-        refs[name] = oid
-        self.save(repo)
-
-    def save(self, repo, delete=False):
-        """Write a repository's JSON file in one step, or delete the repository."""
+    def save(self, repo):
+        """Write a repository's JSON file in one step."""
         path = self.folder / "repos" / f"{repo['type']}s" / f"{repo['id']}.json"
-        if delete:
-            del self.repos[repo["type"], repo["id"]]
-            return path.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(repo, indent=1, default=str), encoding="utf-8")
@@ -264,7 +227,7 @@ def _is_lfs(path, size, sample):
 
 
 def upload_mode(asked, entry):
-    """Tell the client where a file goes, and what lies at its path already."""
+    """Tell the client where a file goes, and what is at its path already."""
     lfs = _is_lfs(asked["path"], asked["size"], base64.b64decode(asked.get("sample", "")))
     answer = {"path": asked["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
     return answer | {"oid": entry["etag"] if entry else None}
@@ -280,26 +243,17 @@ def _entry(sha256, size, data=None):
     return {"sha256": sha256, "size": size, "oid": oid, **kept}
 
 
-def tree_rows(files, xet_hashes=()):
-    """Return every file and folder of a revision as the Hub lists it, by path; Xet hashes are given by sha256."""
+def tree_rows(files):
+    """Return every file and folder of a revision as the Hub lists it, by path."""
     rows = {}
     for path, entry in sorted(files.items()):
         rows[path] = {"type": "file", "path": path, "size": entry["size"], "oid": entry["oid"]}
-        rows[path] |= {"lfs": entry["lfs"]} if entry["lfs"] else {}
-        rows[path] |= {"xetHash": xet_hashes[entry["sha256"]]} if entry["lfs"] and entry["sha256"] in xet_hashes else {}
+        if entry["lfs"]:
+            rows[path]["lfs"] = entry["lfs"]
         for folder in map(str, list(PurePosixPath(path).parents)[:-1]):
             row = rows.setdefault(folder, {"type": "directory", "path": folder, "size": 0, "oid": ""})
             row["oid"] = hashlib.sha1(f"{row['oid']} {path} {entry['oid']}".encode()).hexdigest()
     return rows
-
-
-def commit_history(repo, oid):
-    """Yield the commits that led to one, newest first, as the Hub lists them."""
-    while oid:
-        commit = repo["commits"][oid]
-        about = {key: commit[key] for key in ("title", "message", "date")}
-        yield {"id": oid, "authors": [{"user": commit["user"]}], **about}
-        oid = next(iter(commit["parents"]), None)
 
 
 def repo_info(repo, oid, blobs):
@@ -319,25 +273,13 @@ def repo_info(repo, oid, blobs):
 
 
 def parse_card(readme):
-    """Return the metadata at the top of a README, or {} without any (or without PyYAML)."""
+    """Return the metadata at the top of a README, or {} without any."""
+    import yaml
+
     block = re.match(r"\s*---\s*?\n(.*?)\n---\s*?(\n|$)", readme, re.DOTALL)
     try:
-        import yaml
-
         card = yaml.safe_load(block[1]) if block else {}
-    except ImportError:
-        card = {}
     except yaml.YAMLError as error:
         message = f"Invalid metadata in README.md: {error}"
         raise HubError(400, message, errors=[{"message": message}]) from error
     return card if isinstance(card, dict) else {}
-
-
-def read_chunks(path, first=0, length=None):
-    """Yield a file's bytes in chunks, from an offset on."""
-    with open(path, "rb") as file:
-        file.seek(first)
-        left = path.stat().st_size - first if length is None else length
-        while left > 0 and (data := file.read(min(left, CHUNK))):
-            left -= len(data)
-            yield data
