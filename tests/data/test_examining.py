@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from datasets import Dataset, List, Value, concatenate_datasets, disable_progress_bars
 
-from utils.data import chat_format, examining, overlap, preference_data
+from utils.data import chat_format, examining, overlap
+from utils.data import pairs as preference_data
 from utils.data.examining import BROKEN, examine
 from utils.data.loading import find, load
 from utils.data.overlap import BenchmarkIndex

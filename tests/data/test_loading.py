@@ -268,12 +268,12 @@ def test_another_split_or_configuration_is_a_field_of_the_source(put_data):
     paths = "".join(f"\n  - split: {name}_prefs\n    path: {name}.parquet" for name in ("train", "test"))
     card = f"---\nconfigs:\n- config_name: default\n  data_files:{paths}\n---\n"
     put_data("lab/prefs", {"README.md": card, "train.parquet": ROWS, "test.parquet": ROWS[:5]})
-    with pytest.raises(ValueError, match="no split 'train'.*one of .*train_prefs.* `split` and `config` of a `Source`"):
+    with pytest.raises(ValueError, match="no split 'train'.*one of train_prefs"):
         loaded(Source("prefs", "lab/prefs"))
     assert len(loaded(Source("prefs", "lab/prefs", split="test_prefs"))[1]) == 5
     listed = "".join(f"\n- config_name: {name}\n  data_files: {name}.parquet" for name in ("easy", "hard"))
     put_data("lab/two", {"README.md": f"---\nconfigs:{listed}\n---\n", "easy.parquet": ROWS, "hard.parquet": ROWS[:3]})
-    with pytest.raises(ValueError, match="one of easy, hard.* `split` and `config` of a `Source` of your own"):
+    with pytest.raises(ValueError, match="set config to one of easy, hard"):
         loaded(Source("two", "lab/two"))
     assert len(loaded(Source("two", "lab/two", config="hard"))[1]) == 3
 

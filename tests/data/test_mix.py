@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from datasets import Dataset, concatenate_datasets, disable_progress_bars
 
-from utils.data import benchmark_items, chat_format, mix_figures, overlap, preference_data
+from utils.data import benchmark_items, chat_format, mix_figures, overlap
 from utils.data import mix as mixing
+from utils.data import pairs as preference_data
 from utils.data.examining import BROKEN, examine
 from utils.data.loading import find, load
 from utils.data.mix import REASONS, drop

@@ -11,9 +11,10 @@ from data.test_mix import cleaned, examined
 from datasets import Dataset, disable_progress_bars, load_dataset
 from huggingface_hub import DatasetCard, HfApi
 
-from utils.data import benchmark_items, mix_files, preference_data
+from utils.data import benchmark_items, loading, mix_files
 from utils.data import loading as source_loading
 from utils.data import mix as mixing
+from utils.data import pairs as preference_data
 from utils.data.mix_files import FILES, find_report, push_mix, write_mix
 from utils.data.overlap import BenchmarkIndex
 from utils.data.sources import SEVEN, Source
@@ -67,7 +68,7 @@ def pairs_of(parts, split: str) -> list[dict]:
 
 
 def test_train_and_test_are_read_back_as_they_were(parts, folder):
-    rows, test_rows = preference_data.load_splits(str(folder))
+    rows, test_rows = loading.load_splits(str(folder))
     assert list(rows) == pairs_of(parts, "train") and list(test_rows) == pairs_of(parts, "test")
     assert len(rows) > 150 and len(test_rows) > 30
     for row in (*rows, *test_rows):
@@ -76,14 +77,14 @@ def test_train_and_test_are_read_back_as_they_were(parts, folder):
 
 def test_a_mix_that_was_written_anew_is_read_anew(parts, folder):
     """Also with as many rows as before: the cache of datasets would not look at the files of a folder with a card."""
-    before = preference_data.load_splits(str(folder))[0]
+    before = loading.load_splits(str(folder))[0]
     turned = parts.ledger.copy()
     turned["split"] = parts.ledger.split.map({"train": "test", "test": "train"})
     swapped = turned.index[turned.split == "train"][:5].union(turned.index[turned.split == "test"][:5])
     ledger = parts.ledger.copy()
     ledger.loc[swapped, "split"] = turned.split[swapped]
     write_mix(folder, parts.pairs, ledger, parts.report)
-    rows = preference_data.load_splits(str(folder))[0]
+    rows = loading.load_splits(str(folder))[0]
     assert len(rows) == len(before) and list(rows) != list(before)
     assert [row["prompt"] for row in rows] == [
         parts.pairs[int(number)]["prompt"] for number in ledger.pair[ledger.split == "train"]
@@ -95,7 +96,7 @@ def test_a_folder_of_before_is_replaced(parts, folder):
     half.loc[half.source == "mine", ["split", "reason"]] = [None, "over the cap"]
     report = parts.report | {"sources": mix_files.count(half, parts.chosen, parts.origins, parts.lost)}
     write_mix(folder, parts.pairs, half, report)
-    rows, test_rows = preference_data.load_splits(str(folder))
+    rows, test_rows = loading.load_splits(str(folder))
     assert {row["source"] for row in (*rows, *test_rows)} == {"math", "truthy"}
     assert find_report(str(folder), None)["totals"]["train"] == len(rows)
 
@@ -274,7 +275,7 @@ def test_a_mix_is_pushed_in_one_commit_privately_and_only_what_is_on_the_list(hu
     assert set(hub.files("learner/pushed", "dataset")) - {".gitattributes"} == set(FILES)
     history = [each.commit_id for each in HfApi(token=WRITE).list_repo_commits("learner/pushed", repo_type="dataset")]
     assert history[0] == commit and len(history) == 2  # the first one is the hub's own
-    rows, test_rows = preference_data.load_splits("learner/pushed", commit, token="practice-read")
+    rows, test_rows = loading.load_splits("learner/pushed", commit, token="practice-read")
     assert list(rows) == pairs_of(parts, "train") and list(test_rows) == pairs_of(parts, "test")
     assert find_report("learner/pushed", commit, "practice-read") == find_report(str(folder), None)
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from utils.data import pair_formats, preference_data
+from utils.data import loading
+from utils.data import pairs as pair_formats
 from utils.practice import stand_ins
 
 
@@ -109,7 +110,7 @@ def test_other_keys_of_a_message_are_left_aside():
 
 def test_every_row_of_the_stand_ins_becomes_a_pair():
     for build in (stand_ins.orpo_mix, stand_ins.dpo_mix, stand_ins.truthy_dpo, stand_ins.hh_rlhf):
-        for rows in preference_data.load_splits(str(build())):
+        for rows in loading.load_splits(str(build())):
             for row in rows or ():
                 pair = pair_formats.to_pair(row)
                 assert pair["prompt"][-1]["role"] == "user" and pair["chosen"][0]["role"] == "assistant"
@@ -161,7 +162,7 @@ def test_format_of_another_kind_is_refused_with_column_value_and_the_four_forms(
     with pytest.raises(ValueError) as error:
         pair_formats.to_pair(row)
     assert told in str(error.value) and not isinstance(error.value, pair_formats.NotAPair)
-    assert f"the columns {', '.join(sorted(row))}. A pair may stand in four forms" in str(error.value)
+    assert f"the columns {', '.join(sorted(row))}. A pair has one of four forms" in str(error.value)
     assert all(f"\n{number}. " in str(error.value) for number in (1, 2, 3, 4))
 
 
@@ -189,6 +190,6 @@ def test_a_row_whose_sides_are_no_pair_is_dropped_and_counted(row, reason):
     with pytest.raises(pair_formats.NotAPair, match=reason):
         pair_formats.to_pair(row)
     rows = [json.loads(json.dumps(row))] * 3 + [raw_row(f"Question {number}?") for number in range(12)]
-    pairs, report = preference_data.split_pairs(rows, None, 3, lambda pair: None)
-    assert report.dropped == {reason: 3} and report.examined == 15
+    pairs, report = pair_formats.split_pairs(rows, None, 3, lambda pair: None)
+    assert report.as_dict()["dropped"] == {reason: 3} and report.as_dict()["examined"] == 15
     assert len(pairs["train"]) + len(pairs["test"]) == 12

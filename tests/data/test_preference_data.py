@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from utils import hub as hub_access
-from utils.data import chat_format, mix_files, preference_data
+from utils.data import chat_format, loading, mix_files
 from utils.data import mix as mixing
+from utils.data import pairs as preference_data
 from utils.data.examining import BROKEN
 from utils.data.loading import Origin
 from utils.data.overlap import BenchmarkIndex
-from utils.data.pair_formats import NotAPair
+from utils.data.pairs import NotAPair
 from utils.data.sources import SEVEN
 from utils.practice import small_world, stand_ins
 
@@ -35,7 +36,8 @@ def words(pair: dict) -> str:
 
 
 def account_is_complete(report) -> bool:
-    return report.kept.total() + report.dropped.total() == report.examined
+    told = report.as_dict()
+    return sum(told["kept"].values()) + sum(told["dropped"].values()) == told["examined"] == len(report.ledger)
 
 
 # --- loading ---------------------------------------------------------------------------------------------------
@@ -55,17 +57,17 @@ def test_a_file_is_loaded_as_its_train_split(tmp_path, rows, suffix):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         Dataset.from_list(rows).to_parquet(path)
-    loaded, test_rows = preference_data.load_splits(str(path))
+    loaded, test_rows = loading.load_splits(str(path))
     assert list(loaded) == rows and test_rows is None
-    with pytest.raises(ValueError, match="no split 'train_prefs'. Set DATASET_SPLIT to one of train"):
-        preference_data.load_splits(str(path), split="train_prefs")
+    with pytest.raises(ValueError, match="no split 'train_prefs': set split to one of train"):
+        loading.load_splits(str(path), split="train_prefs")
 
 
 def test_a_file_of_another_format_is_refused(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("chosen,rejected\n")
     with pytest.raises(ValueError, match=r"pairs\.csv is not one of \.jsonl, \.json, \.parquet"):
-        preference_data.load_splits(str(path))
+        loading.load_splits(str(path))
 
 
 @pytest.mark.parametrize("train, test", [("train", "test"), ("train_prefs", "test_prefs")])
@@ -74,11 +76,11 @@ def test_a_folder_has_its_own_splits(tmp_path, rows, train, test):
         Dataset.from_list(part).to_parquet(tmp_path / f"{split}.parquet")
     splits = "".join(f"\n  - split: {split}\n    path: {split}.parquet" for split in (train, test))
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:{splits}\n---\n")
-    assert [list(part) for part in preference_data.load_splits(str(tmp_path), split=train)] == [rows[:4], rows[4:]]
-    alone, none = preference_data.load_splits(str(tmp_path), split=test)
+    assert [list(part) for part in loading.load_splits(str(tmp_path), split=train)] == [rows[:4], rows[4:]]
+    alone, none = loading.load_splits(str(tmp_path), split=test)
     assert list(alone) == rows[4:] and none is None  # a split is never tested on itself
-    with pytest.raises(ValueError, match=f"no split 'validation'. Set DATASET_SPLIT to one of {train}, {test}"):
-        preference_data.load_splits(str(tmp_path), split="validation")
+    with pytest.raises(ValueError, match=f"no split 'validation': set split to one of {train}, {test}"):
+        loading.load_splits(str(tmp_path), split="validation")
 
 
 def test_a_folder_that_has_changed_is_read_anew(tmp_path, rows):
@@ -88,7 +90,7 @@ def test_a_folder_that_has_changed_is_read_anew(tmp_path, rows):
     loaded = []
     for part in (rows, rows[::-1], rows[:2]):
         Dataset.from_list(part).to_parquet(tmp_path / "train.parquet")
-        loaded.append(preference_data.load_splits(str(tmp_path))[0])
+        loaded.append(loading.load_splits(str(tmp_path))[0])
         assert list(loaded[-1]) == part
     assert list(loaded[0]) == rows  # what is open stays what it was
 
@@ -99,10 +101,10 @@ def test_a_data_set_of_several_configurations_asks_which(tmp_path, rows):
         Dataset.from_list(part).to_parquet(tmp_path / name / "train.parquet")
     listed = "".join(f"\n- config_name: {name}\n  data_files: {name}/*.parquet" for name in ("easy", "hard"))
     (tmp_path / "README.md").write_text(f"---\nconfigs:{listed}\n---\n")
-    assert list(preference_data.load_splits(str(tmp_path), config="hard")[0]) == rows[2:]
+    assert list(loading.load_splits(str(tmp_path), config="hard")[0]) == rows[2:]
     for config in (None, "other"):
-        with pytest.raises(ValueError, match="is none of them: set DATASET_CONFIG to one of easy, hard"):
-            preference_data.load_splits(str(tmp_path), config=config)
+        with pytest.raises(ValueError, match="is none of them: set config to one of easy, hard"):
+            loading.load_splits(str(tmp_path), config=config)
 
 
 def test_fault_a_data_set_with_a_script_is_refused_and_nothing_runs(hub, tmp_path, rows):
@@ -113,14 +115,14 @@ def test_fault_a_data_set_with_a_script_is_refused_and_nothing_runs(hub, tmp_pat
     hub.commit_folder(name, tmp_path / "data", repo_type="dataset")
     commit, _ = hub_access.resolve_revision(name, repo_type="dataset")
     with pytest.raises(ValueError, match="without running its code, which the course never does.*with-script.py"):
-        preference_data.load_splits(name, commit)
+        loading.load_splits(name, commit)
     assert not ran.exists()
 
 
 def test_the_mix_is_loaded_from_the_hub_at_its_tag(hub):
     commit, _ = hub_access.resolve_revision(stand_ins.ORPO_MIX, "v1.0", "dataset")
-    rows, test_rows = preference_data.load_splits(stand_ins.ORPO_MIX, commit)
-    assert list(rows) == list(preference_data.load_splits(str(stand_ins.orpo_mix()))[0]) and test_rows is None
+    rows, test_rows = loading.load_splits(stand_ins.ORPO_MIX, commit)
+    assert list(rows) == list(loading.load_splits(str(stand_ins.orpo_mix()))[0]) and test_rows is None
 
 
 def test_the_commit_decides_and_not_what_came_after(hub, tmp_path, rows):
@@ -131,7 +133,7 @@ def test_the_commit_decides_and_not_what_came_after(hub, tmp_path, rows):
         hub.commit_folder(repo, tmp_path, repo_type="dataset", tag=f"v{number}")
     old, _ = hub_access.resolve_revision(repo, "v0", "dataset")
     new, _ = hub_access.resolve_revision(repo, None, "dataset")
-    assert [len(preference_data.load_splits(repo, commit)[0]) for commit in (old, new)] == [6, 2]
+    assert [len(loading.load_splits(repo, commit)[0]) for commit in (old, new)] == [6, 2]
 
 
 def test_a_private_data_set_needs_the_token(hub, tmp_path, rows):
@@ -142,8 +144,8 @@ def test_a_private_data_set_needs_the_token(hub, tmp_path, rows):
     Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
     commit = hub.commit_folder(repo, tmp_path, repo_type="dataset")
     with pytest.raises(DatasetNotFoundError):
-        preference_data.load_splits(repo, commit)
-    assert len(preference_data.load_splits(repo, commit, token="practice-read")[0]) == len(rows)
+        loading.load_splits(repo, commit)
+    assert len(loading.load_splits(repo, commit, token="practice-read")[0]) == len(rows)
 
 
 # --- choosing --------------------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def test_a_private_data_set_needs_the_token(hub, tmp_path, rows):
 @pytest.fixture(scope="module")
 def mix():
     """The stand-in mix: 480 rows, of which 12 are too long for 1024 tokens."""
-    return preference_data.load_splits(str(stand_ins.orpo_mix()))[0]
+    return loading.load_splits(str(stand_ins.orpo_mix()))[0]
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +177,9 @@ def test_pairs_that_do_not_fit_are_dropped_and_counted_by_kind(mix, held_out, to
         return chat_format.length_problem(pair, tokenizer, 1024, truncate)
 
     pairs, report = preference_data.split_pairs(mix, None, len(held_out), problem, eval_rows=held_out)
-    assert report.dropped == dropped
-    assert report.examined == len(mix) + len(held_out) and account_is_complete(report)
-    assert len(pairs["train"]) == report.kept["train"] == len(mix) - sum(dropped.values())
+    assert report.as_dict()["dropped"] == dropped
+    assert report.as_dict()["examined"] == len(mix) + len(held_out) and account_is_complete(report)
+    assert len(pairs["train"]) == report.as_dict()["kept"]["train"] == len(mix) - sum(dropped.values())
     assert not any(problem(pair) for pair in pairs["train"])
 
 
@@ -192,7 +194,7 @@ def test_pairs_that_teach_nothing_are_dropped_and_counted():
         pairs, report = preference_data.split_pairs(
             text, None, 20, preference_data.answer_problem, eval_rows=Dataset.from_list([raw_row("Good too?")])
         )
-        assert report.dropped == {reason: len(rows) for reason, rows in bad.items()}
+        assert report.as_dict()["dropped"] == {reason: len(rows) for reason, rows in bad.items()}
         assert account_is_complete(report)
         kept = [words(pair) for part in pairs.values() for pair in part]
         assert kept and all(prompt.startswith("good") for prompt in kept)
@@ -204,11 +206,11 @@ def test_kept_and_dropped_are_what_was_examined(mix, num_train, num_eval):
         return "it is short" if len(words(pair)) % 7 == 0 else preference_data.answer_problem(pair)
 
     pairs, report = preference_data.split_pairs(mix, num_train, num_eval, problem)
-    assert account_is_complete(report) and 0 < report.examined <= len(mix)
-    assert report.kept == {name: len(part) for name, part in pairs.items()}
+    assert account_is_complete(report) and 0 < report.as_dict()["examined"] <= len(mix)
+    assert report.as_dict()["kept"] == {name: len(part) for name, part in pairs.items()}
     assert len(pairs["train"]) <= (num_train or len(mix)) and len(pairs["test"]) <= num_eval
     if num_train == 200:
-        assert report.kept == {"train": 200, "test": 40} and report.dropped["it is short"] > 0
+        assert report.as_dict()["kept"] == {"train": 200, "test": 40} and report.as_dict()["dropped"]["it is short"] > 0
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -229,18 +231,18 @@ def test_spellings_of_one_prompt_stay_on_one_side():
 
 def test_no_prompt_stands_on_both_sides_when_the_data_set_has_a_test_split():
     """The stand-in's own splits share prompts, as real ones do."""
-    rows, eval_rows = preference_data.load_splits(str(stand_ins.dpo_mix()))
+    rows, eval_rows = loading.load_splits(str(stand_ins.dpo_mix()))
     shared = [{words(preference_data.to_pair(row)) for row in part} for part in (rows, eval_rows)]
     assert shared[0] & shared[1]
     pairs, report = preference_data.split_pairs(rows, None, 60, lambda pair: None, eval_rows=eval_rows)
     train, test = ({words(pair) for pair in pairs[name]} for name in ("train", "test"))
     assert train and test and not train & test
-    assert account_is_complete(report) and report.dropped.total() > 0
+    assert account_is_complete(report) and sum(report.as_dict()["dropped"].values()) > 0
 
 
 def test_a_test_split_is_what_is_evaluated_on(mix, held_out):
     pairs, report = preference_data.split_pairs(mix, 300, 15, lambda pair: None, eval_rows=held_out)
-    assert report.kept == {"train": 300, "test": 15}
+    assert report.as_dict()["kept"] == {"train": 300, "test": 15}
     assert {words(pair) for pair in pairs["test"]} <= {f"held out {number}?" for number in range(20)}
     assert not any(words(pair).startswith("held out") for pair in pairs["train"])
 
@@ -298,20 +300,20 @@ def test_nothing_to_evaluate_on_stops_too():
 
 
 def test_the_report_names_reasons_with_an_example():
-    report = preference_data.Report(examined=4, kept=Counter(train=1, test=1))
-    for question in ("First? " * 20, "Second?"):
-        report.drop("equal answers", preference_data.to_pair(raw_row(question)))
-    assert report.as_dict() == {
-        "examined": 4,
-        "kept": {"train": 1, "test": 1},
+    rows = [raw_row(f"Good {number}?") for number in range(3)] + [raw_row("Bad? " * 30, "same", "same")] * 2
+    held_out = Dataset.from_list([raw_row("Held out?")])
+    _, report = preference_data.split_pairs(
+        Dataset.from_list(rows), None, 1, preference_data.answer_problem, eval_rows=held_out
+    )
+    told = report.as_dict()
+    assert told == {
+        "examined": 6,
+        "kept": {"train": 3, "test": 1},
         "dropped": {"equal answers": 2},
-        "examples": {"equal answers": ("First? " * 20)[:80]},
+        "examples": {"equal answers": ("Bad? " * 30)[:80]},
     }
-    assert json.loads(json.dumps(report.as_dict())) == report.as_dict()
-    lines = [line.split(maxsplit=2) for line in str(report).splitlines()]
-    assert lines[0] == ["examined", "4"]
-    assert ["kept", "1", "train"] in lines and ["kept", "1", "test"] in lines
-    assert lines[-1][:2] == ["dropped", "2"] and lines[-1][2].startswith("equal answers, e.g. 'First?")
+    assert json.loads(json.dumps(told)) == told
+    assert "equal answers, e.g. 'Bad?" in str(report)
 
 
 def test_the_hash_sees_words_and_neither_case_nor_spacing():
@@ -345,7 +347,7 @@ def test_small_data_is_not_all_held_out(count, held_out):
     rows = [raw_row(f"Question {number}?") for number in range(count)]
     pairs, report = preference_data.split_pairs(rows, None, 200, lambda pair: None)
     assert held_out / 2 <= len(pairs["test"]) <= 2 * held_out
-    assert len(pairs["train"]) + len(pairs["test"]) == count == report.examined
+    assert len(pairs["train"]) + len(pairs["test"]) == count == report.as_dict()["examined"]
 
 
 # --- random rows -----------------------------------------------------------------------------------------------

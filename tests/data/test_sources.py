@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from utils.data import preference_data
-from utils.data.pair_formats import NotAPair
+from utils.data.pairs import NotAPair, to_pair
 from utils.data.sources import ANSWERS, OTHERS, SEVEN, TEXTS, Source, apply_rule, choose, first_pair
 from utils.practice import stand_ins
 from utils.practice.rows import SOURCES, planted_rows
@@ -188,7 +187,7 @@ def test_a_row_of_no_form_is_no_pair():
 
 def test_a_source_may_bring_a_mapper_of_its_own():
     def upside_down(row):
-        return preference_data.to_pair(row | {"chosen": row["rejected"], "rejected": row["chosen"]})
+        return to_pair(row | {"chosen": row["rejected"], "rejected": row["chosen"]})
 
     source = Source("made", "made", columns={"prompt": "q", "chosen": "a", "rejected": "b"}, mapper=upside_down)
     pair = source.pair({"q": "Hi?", "a": "Yes.", "b": "No."})

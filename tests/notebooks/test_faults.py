@@ -116,7 +116,7 @@ def test_a_broken_row_is_named_with_source_row_and_column(stopped, hub, write_pa
     message = stopped("03", "ValueError", DATASET=name, NUM_PAIRS=None)
     row = r"\d+" if value == "all" else 17
     expected = rf"Row {row} \(counted from 0\) of train, source 'my-notes': column {column} {re.escape(told)}"
-    assert re.match(expected, message) and "A pair may stand in four forms" in message
+    assert re.match(expected, message) and "A pair has one of four forms" in message
 
 
 def test_nothing_left_stops_before_a_model_is_loaded(stopped, write_pairs):

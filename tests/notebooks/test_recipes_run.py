@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from utils import hub as hub_access
 from utils.data import loading as source_loading
-from utils.data.pair_formats import to_pair
+from utils.data.pairs import to_pair
 from utils.practice import stand_ins
 from utils.practice.rows import STACK_EXCHANGE, rows
 from utils.train import base as bases
@@ -92,7 +92,7 @@ def test_streamed_rows_are_pairs_and_as_many_as_the_recipe_says(everything, no_r
 
 def test_data_that_are_known_to_be_too_large_are_streamed_with_any_recipe(everything, no_rest, monkeypatch):
     """Chosen by DATASET, they are not downloaded whole either."""
-    monkeypatch.setattr("utils.data.preference_data.load_splits", lambda *wanted: pytest.fail("31 million rows"))
+    monkeypatch.setattr("utils.data.loading.load_splits", lambda *wanted: pytest.fail("31 million rows"))
     commit = hub_access.resolve_revision(STACK_EXCHANGE, None, "dataset")[0]
     table, _ = source_loading.load_recipe(type(RECIPES["small"])(dataset=STACK_EXCHANGE), commit)
     assert {"prompt", "chosen", "rejected"} == set(table.column_names)

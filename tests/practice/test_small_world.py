@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 from utils import environment
-from utils.data.preference_data import answer_problem
+from utils.data.pairs import answer_problem
 from utils.practice import small_world, stand_ins
 
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from utils import environment
 from utils.data import chat_format
-from utils.data.preference_data import to_pair
+from utils.data.pairs import to_pair
 from utils.practice import small_world, stand_ins
 from utils.practice.hub import PracticeHub
 

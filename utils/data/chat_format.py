@@ -5,8 +5,11 @@ ordinary text. So no token is added, no embedding is resized, and the tuned mode
 Left out: tools and images.
 """
 
+import hashlib
 import html
+import json
 import re
+from functools import lru_cache
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}"
@@ -71,21 +74,29 @@ def choose_pad_token(tokenizer, embedding_rows: int | None = None) -> str:
     )
 
 
-def pair_lengths(pair: dict, tokenizer) -> tuple[int, int, int]:
-    """Count the tokens of a pair as the trainer sees them: prompt with generation header, answers with end token.
+def render_pair(pair: dict, tokenizer) -> dict[str, str]:
+    """Write a pair as the three texts that are tokenized: prompt with the answer's header, answers with end token.
 
-    Args:
-        pair: `{"prompt": [messages], "chosen": [message], "rejected": [message]}`.
-        tokenizer: prepared by `prepare_tokenizer`.
-
-    Returns:
-        Tokens of (prompt, chosen, rejected).
+    Raises `ValueError` if the template does not begin a conversation with its prompt.
     """
-    text = [tokenizer.apply_chat_template(pair["prompt"], tokenize=False, add_generation_prompt=True)]
-    text += [
-        tokenizer.apply_chat_template(pair["prompt"] + pair[side], tokenize=False) for side in ("chosen", "rejected")
-    ]
-    prompt, chosen, rejected = (len(ids) for ids in tokenizer(text, add_special_tokens=False)["input_ids"])
+    prompt = tokenizer.apply_chat_template(pair["prompt"], tokenize=False, add_generation_prompt=True)
+    texts = {"prompt": prompt}
+    for side in ("chosen", "rejected"):
+        whole = tokenizer.apply_chat_template(pair["prompt"] + pair[side], tokenize=False)
+        if not whole.startswith(prompt):
+            raise ValueError(
+                f"The chat template of {tokenizer.name_or_path} writes a prompt in another way if an "
+                "answer follows, so no answer can be cut out: use the course's template."
+            )
+        texts[side] = whole[len(prompt) :]
+    return texts
+
+
+def pair_lengths(pair: dict, tokenizer) -> tuple[int, int, int]:
+    """Count the tokens of a pair's prompt, chosen and rejected answer, as the trainer sees them."""
+    texts = render_pair(pair, tokenizer)
+    whole = [texts["prompt"], texts["prompt"] + texts["chosen"], texts["prompt"] + texts["rejected"]]
+    prompt, chosen, rejected = (len(ids) for ids in tokenizer(whole, add_special_tokens=False)["input_ids"])
     return prompt, chosen - prompt, rejected - prompt
 
 
@@ -116,13 +127,15 @@ def batch_lengths(pairs: list[dict], tokenizer) -> list[tuple[int, int, int]]:
     return lengths
 
 
-def length_problem(pair: dict, tokenizer, max_length: int, truncate_answers: bool = False) -> str | None:
-    """Say why a pair does not fit into the window, or `None` if it does.
+def length_problem(
+    pair: dict, tokenizer, max_length: int, truncate_answers: bool = False, lengths: tuple | None = None
+) -> str | None:
+    """Say why a pair does not fit into the window, or `None` if it does; `lengths` as of `pair_lengths`.
 
     A prompt that fills the window alone leaves an empty answer, whose mean log-probability is 0 / 0: the stock
     trainer logs loss 0 and margin NaN and trains on. A cut answer teaches the model to stop nowhere.
     """
-    prompt, chosen, rejected = pair_lengths(pair, tokenizer)
+    prompt, chosen, rejected = lengths or pair_lengths(pair, tokenizer)
     if prompt >= max_length:
         return "prompt too long"
     if prompt + max(chosen, rejected) > max_length and not truncate_answers:
@@ -145,8 +158,19 @@ def special_text_problem(pair: dict, special: re.Pattern) -> str | None:
 
 def special_text(tokenizer) -> re.Pattern:
     """Return a pattern that finds the text of any special token."""
+    return _special_text(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=8)
+def _special_text(tokenizer, tokens: int) -> re.Pattern:  # made again if tokens are added
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     return re.compile("|".join(map(re.escape, special)) or r"(?!)")
+
+
+def fingerprint(tokenizer) -> str:
+    """Name what decides how the tokenizer counts, so that lengths counted elsewhere can be trusted; 64 hex digits."""
+    facts = [sorted(tokenizer.get_vocab().items()), tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def show_batch(batch: dict, tokenizer, rows: int = 1, max_tokens: int = 160) -> str:

@@ -6,8 +6,9 @@ dropped in the end, see `mixing`.
 
 from functools import partial
 
-from utils.data import chat_format, overlap, preference_data
-from utils.data.pair_formats import NotAPair
+from utils.data import chat_format, overlap
+from utils.data import pairs as preference_data
+from utils.data.pairs import NotAPair
 
 BROKEN = "broken row"
 SECONDS_A_ROW = 0.0016  # measured by benchmarks/mixing.py on 2 CPU cores, at real lengths

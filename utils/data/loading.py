@@ -4,11 +4,16 @@ Left out: what rows become, see `sources` and `mixing`.
 """
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 from utils import hub as hub_access
-from utils.data import preference_data
+from utils.data import mix_files
+from utils.data import pairs as pair_rows
 from utils.data.sources import OTHERS, TEXTS, Source
+
+FILE_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,6 @@ def load(source: Source, origin: Origin, token: str | None = None, seed: int = 4
         ValueError: naming the source, and a column that is missing or of the wrong type with what is there.
         FileNotFoundError, PermissionError, ConnectionError: see `utils.hub.in_one_sentence`.
     """
-    from dataclasses import replace
-
     with reading(source.repository, origin.commit):
         rows = _open(source, origin, token, seed)
     if not source.columns:
@@ -122,30 +125,117 @@ def load(source: Source, origin: Origin, token: str | None = None, seed: int = 4
     return source, rows
 
 
-def load_recipe(recipe, commit: str | None, token: str | None = None, seed: int = 42):
-    """Load the raw rows of a recipe's data: whole, or of a data set that is too large so many as the recipe says.
+def load_pairs(
+    dataset: str,
+    tokenizer,
+    num_pairs: int | None,
+    num_eval_pairs: int,
+    max_length: int,
+    *,
+    artifacts=None,
+    use_mix: bool = True,
+    revision: str = "",
+    config: str = "",
+    split: str = "train",
+    stream_rows: int = 0,
+    truncate_answers: bool = False,
+    seed: int = 42,
+    token: str | None = None,
+):
+    """Load pairs to train and evaluate on: of a Hub id, perhaps with `@revision`, of a folder, or of a file.
 
-    Args:
-        recipe: a `utils.train.recipes.Recipe`.
-        commit: of its data set; `None` for a folder or file.
-        token: Hub token.
-        seed: of the choice among rows that are streamed.
+    If the folder `artifacts` holds a mix of notebook 02, that is read, unless `use_mix` is false. A mix's pairs are
+    judged already: they are judged again only for another tokenizer or a shorter window. `num_pairs=None` takes all;
+    `stream_rows` are read of a data set that is too large to be downloaded, if not as many as its source says.
 
-    Returns:
-        (rows to train on, rows to test on or `None`), as `utils.data.preference_data.load_splits` does.
-
-    Raises:
-        ValueError, FileNotFoundError, PermissionError, ConnectionError: see `load`, or `load_splits`.
+    Returns (`DatasetDict` with train and test, `DataReport`). Raises `ValueError` for rows or names that are wrong, or
+    if nothing is left; FileNotFoundError, PermissionError, ConnectionError as `utils.hub.in_one_sentence` does.
     """
-    from dataclasses import replace
+    if use_mix and artifacts is not None and (Path(artifacts) / "mix" / "report.json").is_file():
+        dataset, revision = str(Path(artifacts) / "mix"), ""
+    if "@" in dataset and not Path(dataset).exists():
+        dataset, revision = dataset.split("@", 1)
+    commit, host = hub_access.resolve_revision(dataset, revision or None, "dataset", token)
+    licence = hub_access.stated_licence(dataset, commit, "dataset", token)
+    mix = mix_files.find_report(dataset, commit, token)
+    judge = partial(pair_rows.judge_pair, tokenizer=tokenizer, max_length=max_length, truncate_answers=truncate_answers)
+    if mix is not None and mix_files.is_judged(mix, dataset, tokenizer, max_length):
+        judge = _trust
+    rows, test_rows = load_rows(dataset, commit, split, config or None, stream_rows or None, token, seed)
+    pairs, report = pair_rows.split_pairs(rows, num_pairs, num_eval_pairs, judge, seed, test_rows)
+    origin = {"dataset": dataset, "commit": commit, "host": host, "licence": licence}
+    return pairs, replace(report, origin=origin, mix=mix)
 
-    known = [source for source in OTHERS if source.streamed_rows and source.repository == recipe.dataset]
+
+def _trust(pair: dict) -> None:
+    return None
+
+
+def load_rows(
+    dataset: str,
+    commit: str | None,
+    split: str = "train",
+    config: str | None = None,
+    stream_rows: int | None = None,
+    token: str | None = None,
+    seed: int = 42,
+):
+    """Load raw rows: whole, or of a data set that is too large some; returns them, and those to test on or `None`."""
+    known = [source for source in OTHERS if source.streamed_rows and source.repository == dataset]
     if not known:
-        where = recipe.dataset, commit, recipe.dataset_split, recipe.dataset_config, token
-        return preference_data.load_splits(*where)
-    source = replace(known[0], streamed_rows=recipe.stream_rows or known[0].streamed_rows)
+        return load_splits(dataset, commit, split, config, token)
+    source = replace(known[0], streamed_rows=stream_rows or known[0].streamed_rows)
     source, rows = load(source, Origin(commit, "", "", 0.0, None), token, seed)
     return rows.rename_columns({theirs: ours for ours, theirs in source.columns.items()}), None
+
+
+def load_recipe(recipe, commit: str | None, token: str | None = None, seed: int = 42):
+    """Load the raw rows of a recipe's data, as `load_rows` does."""
+    where = recipe.dataset_split, recipe.dataset_config, recipe.stream_rows
+    return load_rows(recipe.dataset, commit, *where, token, seed)
+
+
+def load_splits(
+    dataset: str,
+    revision: str | None = None,
+    split: str = "train",
+    config: str | None = None,
+    token: str | None = None,
+):
+    """Load the raw rows to train on, and those to test on, or `None`, of a Hub id, a folder or a file.
+
+    A file is one split, train. The test split is called as `split` is, with test instead of train, as test_prefs.
+    Raises `ValueError` for a file of another format, an unknown split or config, or data that need code to load.
+    """
+    from datasets import get_dataset_config_names, get_dataset_split_names, load_dataset
+
+    path = Path(dataset)
+    if path.is_file():
+        if path.suffix not in FILE_FORMATS:
+            raise ValueError(f"{dataset} is not one of {', '.join(FILE_FORMATS)}. Convert it, one pair a row.")
+        kind, where, splits = FILE_FORMATS[path.suffix], {"data_files": str(path)}, ["train"]
+    else:
+        try:
+            configs = get_dataset_config_names(dataset, revision=revision, token=token)
+            if config not in configs and (config is not None or "default" not in configs and len(configs) > 1):
+                raise ValueError(
+                    f"{dataset} has several configurations, and {config!r} is none of them: set config to one of "
+                    f"{', '.join(configs)}."
+                )
+            splits = get_dataset_split_names(dataset, config, revision=revision, token=token)
+        except RuntimeError as error:  # what datasets raises where a repository brings a script
+            raise ValueError(
+                f"{dataset} cannot be loaded without running its code, which the course never does: {error} "
+                "Choose data in Parquet or JSON lines."
+            ) from error
+        kind, where = dataset, {"name": config, "revision": revision, "token": token}
+    if split not in splits:
+        raise ValueError(f"{dataset} has no split {split!r}: set split to one of {', '.join(splits)}.")
+    test = split.replace("train", "test")
+    if path.is_dir():  # of a folder with a card, datasets would take the rows of before from its cache
+        where |= {"download_mode": "force_redownload", "verification_mode": "no_checks"}
+    parts = load_dataset(kind, **where)
+    return parts[split], parts[test] if test != split and test in splits else None
 
 
 def _open(source: Source, origin: Origin, token: str | None, seed: int):
@@ -154,12 +244,7 @@ def _open(source: Source, origin: Origin, token: str | None, seed: int):
 
     repository, config, split = source.repository, source.config, source.split
     if source.folder is None and source.streamed_rows is None:
-        try:
-            return preference_data.load_splits(repository, origin.commit, split, config, token)[0]
-        except ValueError as error:
-            if "DATASET_" not in str(error):
-                raise
-            raise ValueError(f"{error} In a mix these are `split` and `config` of a `Source` of your own.") from error
+        return load_splits(repository, origin.commit, split, config, token)[0]
     where = {"data_dir": source.folder, "split": split, "revision": origin.commit, "token": token}
     if source.streamed_rows is None:
         return load_dataset(repository, config, **where)

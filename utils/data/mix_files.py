@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from utils import hub as hub_access
+from utils.data import chat_format
 
 FILES = ["train.parquet", "test.parquet", "ledger.parquet", "report.json", "README.md"]
 PAIR = ["source", "prompt", "chosen", "rejected"]
@@ -86,8 +87,7 @@ def write_mix(folder: Path, pairs, ledger, report: dict) -> dict:
         chosen = pairs.select(ledger.pair[ledger.split == split].sort_values())
         path = folder / f"{split}.parquet"
         chosen.select_columns(PAIR).to_parquet(path)
-        with open(path, "rb") as file:
-            sha256[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256[path.name] = _sha256(path)
     ledger[LEDGER].to_parquet(folder / "ledger.parquet", index=False)
     sources = [entry for entry in report["sources"].values() if "rows" in entry]
     totals = {key: sum(entry[key] for entry in sources) for key in ("rows", "train", "test")}
@@ -142,6 +142,20 @@ def find_report(dataset: str, commit: str | None, token: str | None = None) -> d
     except ValueError:  # somebody else's file of this name
         return None
     return report if isinstance(report, dict) and {"totals", "sources", "sha256"} <= report.keys() else None
+
+
+def is_judged(report: dict, dataset: str, tokenizer, max_length: int) -> bool:
+    """Say whether a mix's pairs were judged by this tokenizer and fit into the window; a changed file was not."""
+    told = report["tokenizer"].get("fingerprint"), report["parameters"].get("MAX_LENGTH", max_length + 1)
+    if told[0] != chat_format.fingerprint(tokenizer) or told[1] > max_length:
+        return False
+    files = [Path(dataset) / name for name in report["sha256"]]
+    return all(_sha256(path) == report["sha256"][path.name] for path in files if path.exists())
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def push_mix(folder: Path, repo_id: str, token: str | None, private: bool = True) -> str:

@@ -1,7 +1,7 @@
 """Words that two texts share: near duplicates by MinHash, and benchmark items by runs of 13 words.
 
 Both begin alike: a text becomes numbers, one for each word, and numbers are compared by the thousand. Left out: exact
-duplicates, which need no more than a hash, see `preference_data.prompt_hash`; and languages that put no space between
+duplicates, which need no more than a hash, see `pairs.prompt_hash`; and languages that put no space between
 words, where a sentence counts as one word.
 """
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.data.pair_formats import to_pair
+from utils.data.pairs import to_pair
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Source:
         """Bring a raw row into the course's form.
 
         Raises:
-            NotAPair, ValueError: see `utils.data.pair_formats.to_pair`.
+            NotAPair, ValueError: see `utils.data.pairs.to_pair`.
         """
         return self.mapper({"source": self.name} | {ours: row[theirs] for ours, theirs in self.columns.items()})
 

@@ -147,7 +147,7 @@ def write_held_out(pairs: list[dict], tokenizer, folder) -> Path:
     """Write pairs and a task file for lm-eval that asks which answer is the likelier one.
 
     Args:
-        pairs: of `utils.data.preference_data`.
+        pairs: of `utils.data.pairs`.
         tokenizer: with the course's template.
         folder: for `held_out.jsonl` and `held_out.yaml`.
 

@@ -32,7 +32,7 @@ def answer_tokens(pair: dict, side: str, tokenizer) -> tuple[list[int], int]:
     The answer's tokens are all that follow the generation header: the end token is one of them.
 
     Args:
-        pair: of `utils.data.preference_data`.
+        pair: of `utils.data.pairs`.
         side: "chosen" or "rejected".
         tokenizer: with the course's template.
     """
@@ -50,7 +50,7 @@ def score_pairs(model, tokenizer, pairs: list[dict], batch_size: int = 4):
     Args:
         model: a causal language model.
         tokenizer: with the course's template.
-        pairs: of `utils.data.preference_data`.
+        pairs: of `utils.data.pairs`.
         batch_size: talks in one pass, of similar length; a batch's logits take most of the memory.
 
     Returns:

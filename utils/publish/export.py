@@ -97,7 +97,7 @@ def rendered(pair: dict, tokenizer) -> dict[str, str]:
     """Render a pair as text: the prompt with what opens the answer, and each answer with its end token.
 
     Args:
-        pair: of the course's form, see `utils.data.pair_formats`.
+        pair: of the course's form, see `utils.data.pairs`.
         tokenizer: with the course's chat template, see `utils.data.chat_format.prepare_tokenizer`.
     """
     prompt = tokenizer.apply_chat_template(pair["prompt"], tokenize=False, add_generation_prompt=True)
@@ -111,7 +111,7 @@ def write_export(folder, recipe, tool: str, pairs, tokenizer, **options) -> list
     Args:
         folder: its own for each tool.
         recipe, tool: see `export_recipe`.
-        pairs: `datasets.DatasetDict` with train and test, of `utils.data.preference_data.split_pairs`.
+        pairs: `datasets.DatasetDict` with train and test, of `utils.data.pairs.split_pairs`.
         tokenizer: see `rendered`.
         options: see `export_recipe`.
 

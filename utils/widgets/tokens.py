@@ -33,7 +33,7 @@ def score_tokens(model, tokenizer, pairs: list[dict]) -> list[dict[str, list[Tok
     Args:
         model: a causal language model.
         tokenizer: with the course's template.
-        pairs: of `utils.data.preference_data`; a handful, since every token is kept.
+        pairs: of `utils.data.pairs`; a handful, since every token is kept.
 
     Returns:
         For each pair its tokens by side; their mean is what `evaluation.score_pairs` computes.
@@ -82,7 +82,7 @@ def show_pair(pair: dict, before: dict, after: dict, view: str = "change") -> st
     """Draw both answers of a pair as HTML, each token coloured by its log-probability or by how that changed.
 
     Args:
-        pair: of `utils.data.preference_data`.
+        pair: of `utils.data.pairs`.
         before, after: the pair's tokens by side, of `score_tokens` with either model.
         view: one of `VIEWS`.
 
@@ -114,7 +114,7 @@ def explore(pairs: list[dict], before: list[dict], after: list[dict]):
     """Make a widget that shows the pairs one by one with `show_pair`; nothing is computed any more.
 
     Args:
-        pairs: of `utils.data.preference_data`.
+        pairs: of `utils.data.pairs`.
         before, after: of `score_tokens`, for these pairs.
 
     Returns:
