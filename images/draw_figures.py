@@ -66,10 +66,10 @@ def sick_run():
 
 def four_methods():
     """Draw what notebook 08 measured of its four methods."""
-    from utils.evaluate import comparison_figures
+    from utils import evaluate
 
     compared = read("data/comparisons/stand_in.json")
-    return comparison_figures.plot_tracks(compared["methods"], compared["pairs"]["test"])
+    return evaluate.plot_tracks(compared["methods"], compared["pairs"]["test"])
 
 
 def packed_row():

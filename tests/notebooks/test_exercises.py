@@ -68,7 +68,7 @@ WRONG = {  # of each exercise: what stands in the place of its first line, and w
     # 06
     "find-flaw": (
         'flaws = {letter: "chance" for letter in "ABCDE"}',
-        "E is another case than 'chance': look at what a sum",
+        "E is not a case of 'chance': look at what a sum",
     ),
     "flips": (
         "flips = [((scores[one].margin > 0) & ~(scores[two].margin > 0)).sum() "
@@ -90,12 +90,12 @@ WRONG = {  # of each exercise: what stands in the place of its first line, and w
     ),
     "reward-by-hand": (
         "reward_margin = (lambda it, was: DPO_BETA * (it.margin - was.margin)["
-        'comparison.implicit_margins(it, was, 1).abs().idxmax()])(tracks["DPO"].last, before)',
+        'evaluate.implicit_margins(it, was, 1).abs().idxmax()])(tracks["DPO"].last, before)',
         "margin of the means",
     ),
     "share-budget": (
         "stages = [round(sft_steps / 4), round(pair_steps / 4)]",
-        "steps of DPO spend .* SFT leaves 75 % of the budget to DPO",
+        "steps of DPO spend .* 75 % are its part",
     ),
     # 09
     "count-pass": ('counted = {"distinct": 720, "repeated": 400, "padding": 400}', "400 are both prompts whole"),

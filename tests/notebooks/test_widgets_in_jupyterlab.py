@@ -35,7 +35,8 @@ from utils.widgets import curves as curve_explorer, loss as loss_explorer, memor
 from utils.exercises import curve_quiz
 from utils.curves import run as curves
 from utils import figures
-from utils.widgets import pairs as pair_browser, tokens as token_heat_map
+from utils import evaluate, widgets
+from utils.widgets import pairs as pair_browser
 from utils.train import profiles, recipes
 from utils.practice import stand_ins
 ROOT = Path.cwd()
@@ -92,7 +93,7 @@ def cells() -> dict[str, str]:
         "before memory": BEFORE_MEMORY,
         "00_memory_calculator": cell_with("00", "memory_calculator.calculate("),
         "before tokens": BEFORE_TOKENS,
-        "06_token_heat_map": cell_with("06", "token_heat_map.explore("),
+        "06_token_heat_map": cell_with("06", "widgets.explore_tokens("),
     }
 
 

@@ -1,0 +1,32 @@
+"""Scores models on held-out pairs and benchmarks, and compares what changed."""
+
+from utils.evaluate.benchmarks import HELD_OUT as HELD_OUT
+from utils.evaluate.benchmarks import benchmark_rows as benchmark_rows
+from utils.evaluate.benchmarks import chance_rows as chance_rows
+from utils.evaluate.benchmarks import choose_benchmarks as choose_benchmarks
+from utils.evaluate.benchmarks import compare_with_lm_eval as compare_with_lm_eval
+from utils.evaluate.benchmarks import predict_minutes as predict_minutes
+from utils.evaluate.benchmarks import quiet_lm_eval as quiet_lm_eval
+from utils.evaluate.benchmarks import run_benchmarks as run_benchmarks
+from utils.evaluate.benchmarks import suite_rows as suite_rows
+from utils.evaluate.benchmarks import write_held_out as write_held_out
+from utils.evaluate.compare import account_rows as account_rows
+from utils.evaluate.compare import averages as averages
+from utils.evaluate.compare import check_reference as check_reference
+from utils.evaluate.compare import copy_adapter as copy_adapter
+from utils.evaluate.compare import counting as counting
+from utils.evaluate.compare import implicit_margins as implicit_margins
+from utils.evaluate.compare import key_figures as key_figures
+from utils.evaluate.compare import own_figures as own_figures
+from utils.evaluate.compare import restore_adapter as restore_adapter
+from utils.evaluate.compare import start_track as start_track
+from utils.evaluate.compare import train_and_measure as train_and_measure
+from utils.evaluate.figures import plot_differences as plot_differences
+from utils.evaluate.figures import plot_tracks as plot_tracks
+from utils.evaluate.scores import answer_prompts as answer_prompts
+from utils.evaluate.scores import answer_tokens as answer_tokens
+from utils.evaluate.scores import difference_rows as difference_rows
+from utils.evaluate.scores import length_bias as length_bias
+from utils.evaluate.scores import preference_rows as preference_rows
+from utils.evaluate.scores import score_pairs as score_pairs
+from utils.evaluate.scores import token_logps as token_logps

@@ -1,69 +1,20 @@
 """The benchmarks that the article measured, under the names that lm-eval 0.4.13 has for them, and a task of one's own.
 
 The article's suite is the one that Nous Research used: AGIEval, GPT4All, TruthfulQA and BigBench, run by LLM AutoEval
-on a fork of lm-eval of 2023. Left out: the evaluation, which notebook 06 calls, and any benchmark that needs a judge.
+on a fork of lm-eval of 2023. Left out: any benchmark that needs a judge.
 """
 
+import csv
 import json
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.evaluate.scores import SIDES, answer_prompts, score_pairs, summed_margins
+
+FOLDER = Path(__file__).parents[2] / "data" / "lm_eval"
 HELD_OUT = "course_held_out"
-SIDES = ("chosen", "rejected")
-TEMPLATE = Path(__file__).parents[2] / "data" / "lm_eval" / "held_out.yaml"
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One task of lm-eval: the metric that counts, how many items it has, and its weight in the suite's average."""
-
-    name: str
-    suite: str
-    items: int
-    metric: str = "acc_norm"
-    weight: int = 1
-    chat: bool = False  # whether items are asked in the chat template
-
-
-def _bigbench(name: str, items: int, weight: int = 1) -> Benchmark:
-    return Benchmark(f"bigbench_{name}_multiple_choice", "BigBench", items, "acc", weight)
-
-
-# Items agree with share * (1 - share) / error^2 in the published logs of the suite, for a sum of sizes with the sum.
-BENCHMARKS = [
-    Benchmark("agieval_aqua_rat", "AGIEval", 254),
-    Benchmark("agieval_logiqa_en", "AGIEval", 651),
-    Benchmark("agieval_lsat_ar", "AGIEval", 230),
-    Benchmark("agieval_lsat_lr", "AGIEval", 510),
-    Benchmark("agieval_lsat_rc", "AGIEval", 269),
-    Benchmark("agieval_sat_en", "AGIEval", 206),
-    Benchmark("agieval_sat_en_without_passage", "AGIEval", 206),
-    Benchmark("agieval_sat_math", "AGIEval", 220),
-    Benchmark("arc_challenge", "GPT4All", 1172),
-    Benchmark("arc_easy", "GPT4All", 2376),
-    Benchmark("boolq", "GPT4All", 3270, "acc"),  # has no acc_norm, as winogrande
-    Benchmark("hellaswag", "GPT4All", 10042),
-    Benchmark("openbookqa", "GPT4All", 500),
-    Benchmark("piqa", "GPT4All", 1838),
-    Benchmark("winogrande", "GPT4All", 1267, "acc"),
-    Benchmark("truthfulqa_mc2", "TruthfulQA", 817, "acc"),
-    _bigbench("causal_judgment", 190),
-    _bigbench("date_understanding", 369),
-    _bigbench("disambiguation_qa", 258),
-    _bigbench("geometric_shapes", 359),
-    _bigbench("logical_deduction", 1500, 4),
-    _bigbench("movie_recommendation", 500),
-    _bigbench("navigate", 1000),
-    _bigbench("reasoning_about_colored_objects", 2000),
-    _bigbench("ruin_names", 448),
-    _bigbench("salient_translation_error_detection", 998),
-    _bigbench("snarks", 181),
-    _bigbench("sports_understanding", 986),
-    _bigbench("temporal_sequences", 1000),
-    _bigbench("tracking_shuffled_objects", 3750, 2),
-    Benchmark("ifeval", "IFEval", 541, "prompt_level_strict_acc", chat=True),
-]
 ARTICLE = ["AGIEval", "GPT4All", "TruthfulQA", "BigBench"]  # whose mean is the article's average
 DIFFERENCES = {
     "AGIEval": "the same eight tasks, under the same names",
@@ -74,7 +25,7 @@ DIFFERENCES = {
         "objects. In the suite's published logs the three-object tracking task has exactly the figures of the three-"
         "object deduction task, so it seems to have been measured twice: deduction weighs 4 here, and tracking 2"
     ),
-    "IFEval": "not in the article; asked in the chat template, for it is about following instructions",
+    "IFEval": "not in the article; asked in the chat template, because it is about following instructions",
 }
 # Labonne, "Fine-tune Llama 3 with ORPO" (2024), and the leaderboard of his model cards for the last two rows' parts.
 PUBLISHED = {
@@ -85,74 +36,91 @@ PUBLISHED = {
 }
 
 
-def quiet() -> None:
-    """Silence lm-eval's notes on a model that is given as an object, which is what is meant here."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+@dataclass(frozen=True)
+class Benchmark:
+    """One task of lm-eval: how many items it has, the metric that counts, and its weight in the suite's average."""
+
+    suite: str
+    name: str
+    items: int  # agree with share * (1 - share) / error^2 in the published logs of the suite
+    metric: str
+    weight: int
+
+    @property
+    def chat(self) -> bool:
+        """Whether items are asked in the chat template."""
+        return self.suite == "IFEval"
 
 
-def choose(names: list[str] | None) -> list[Benchmark]:
-    """Choose benchmarks by the names of suites or tasks.
+def _read() -> list[Benchmark]:
+    with open(FOLDER / "benchmarks.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [Benchmark(it["suite"], it["task"], int(it["items"]), it["metric"], int(it["weight"])) for it in rows]
 
-    Args:
-        names: `None` for all, an empty list for none.
+
+BENCHMARKS = _read()
+
+
+def choose_benchmarks(names: list[str]) -> list[Benchmark]:
+    """Choose benchmarks by the names of suites or tasks; "all" takes all.
 
     Raises:
         ValueError: naming what is neither a suite nor a task here.
 
     Example:
-        >>> [task.name for task in choose(["TruthfulQA", "boolq"])]
+        >>> [task.name for task in choose_benchmarks(["TruthfulQA", "boolq"])]
         ['boolq', 'truthfulqa_mc2']
     """
-    known = {task.suite for task in BENCHMARKS} | {task.name for task in BENCHMARKS}
-    if unknown := sorted(set(names or []) - known):
-        suites = ", ".join(dict.fromkeys(task.suite for task in BENCHMARKS))
+    if isinstance(names, str):
+        names = [names]
+    known = {"all"} | {task.suite for task in BENCHMARKS} | {task.name for task in BENCHMARKS}
+    if unknown := sorted(set(names) - known):
+        suites = ", ".join(DIFFERENCES)
         raise ValueError(f"TASKS has {', '.join(unknown)}, which is neither a suite ({suites}) nor one of their tasks.")
-    return [task for task in BENCHMARKS if names is None or {task.suite, task.name} & set(names)]
+    return [task for task in BENCHMARKS if {"all", task.suite, task.name} & set(names)]
 
 
-def mapping_rows() -> list[dict]:
+def suite_rows() -> list[dict]:
     """List each suite with its tasks and items today, and what differs from the article's."""
-    return [
-        {
-            "suite": suite,
-            "tasks": sum(task.suite == suite for task in BENCHMARKS),
-            "items": sum(task.items for task in BENCHMARKS if task.suite == suite),
-            "metric": ", ".join(dict.fromkeys(task.metric for task in BENCHMARKS if task.suite == suite)),
-            "beside the article's": note,
-        }
-        for suite, note in DIFFERENCES.items()
-    ]
+    rows = []
+    for suite, note in DIFFERENCES.items():
+        tasks = _tasks(suite)
+        items, metrics = sum(task.items for task in tasks), dict.fromkeys(task.metric for task in tasks)
+        row = {"suite": suite, "tasks": len(tasks), "items": items, "metric": ", ".join(metrics)}
+        rows.append(row | {"compared with the article's": note})
+    return rows
 
 
-def predict_minutes(
-    chosen: list[Benchmark], limit: int | None, item_seconds: float, token_seconds: float, batch_size: int
-) -> float:
-    """Predict roughly how long benchmarks take one model.
+def predict_minutes(model, tokenizer, pairs, prompts, chosen: list[Benchmark], limit: int, batch_size: int) -> float:
+    """Predict roughly how long benchmarks take this model, from the seconds that pairs and new tokens take it.
 
-    Args:
-        chosen: of `choose`.
-        limit: items of each task; `None` for all.
-        item_seconds: measured for a pair, which has two answers; most items have four, and are counted twice.
-        token_seconds: measured for the next token of a batch; IFEval writes up to 1,280 for each item.
-        batch_size: answers written at once.
+    A `limit` of 0 asks all items. `model` is better the base, which does not stop before 16 tokens.
     """
+    started = time.perf_counter()
+    score_pairs(model, tokenizer, pairs, batch_size)
+    item_seconds = (time.perf_counter() - started) / len(pairs)
+    started = time.perf_counter()
+    answer_prompts(model, tokenizer, prompts[:batch_size], 16)
+    token_seconds = (time.perf_counter() - started) / 16
+    print(f"{item_seconds:.2f} s a pair, {token_seconds:.3f} s a token")
+    return _minutes(chosen, limit, item_seconds, token_seconds, batch_size)
+
+
+def _minutes(chosen, limit: int, item_seconds: float, token_seconds: float, batch_size: int) -> float:
     seconds = 0.0
     for task in chosen:
         items = min(task.items, limit or task.items)
-        seconds += -(-items // batch_size) * 1280 * token_seconds if task.chat else 2 * items * item_seconds
+        if task.chat:
+            seconds += -(-items // batch_size) * 1280 * token_seconds  # IFEval writes up to 1,280 tokens for an item
+        else:
+            seconds += 2 * items * item_seconds  # a pair has two answers, most items have four
     return seconds / 60
 
 
 def write_held_out(pairs: list[dict], tokenizer, folder) -> Path:
-    """Write pairs and a task file for lm-eval that asks which answer is the likelier one.
+    """Write pairs and a task file for lm-eval that asks which answer is more likely.
 
-    Args:
-        pairs: of `utils.data.pairs`.
-        tokenizer: with the course's template.
-        folder: for `held_out.jsonl` and `held_out.yaml`.
-
-    Returns:
-        The folder, to be given to lm-eval's `TaskManager` as `include_path`.
+    Returns the folder, which lm-eval's `TaskManager` takes as `include_path`.
     """
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,102 +130,132 @@ def write_held_out(pairs: list[dict], tokenizer, folder) -> Path:
         talks = [tokenizer.apply_chat_template(pair["prompt"] + pair[it], tokenize=False) for it in SIDES]
         lines.append({"prompt": prompt, "answers": [talk.removeprefix(prompt) for talk in talks], "chosen": 0})
     (folder / "held_out.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    task = TEMPLATE.read_text().replace("HELD_OUT_FILE", json.dumps(str(folder / "held_out.jsonl")))
-    (folder / "held_out.yaml").write_text(task)
+    task = (FOLDER / "held_out.yaml").read_text()
+    (folder / "held_out.yaml").write_text(task.replace("HELD_OUT_FILE", json.dumps(str(folder / "held_out.jsonl"))))
     return folder
 
 
-def entries(found: dict, model: str, chosen: list[Benchmark], limit: int | None) -> list[dict]:
-    """Take from lm-eval's results the metric that counts of each task.
+def run_benchmarks(lm, model: str, chosen: list[Benchmark], limit: int, manager) -> list[dict]:
+    """Run benchmarks with lm-eval, IFEval in the chat template and the others as bare text.
 
-    Args:
-        found: what `lm_eval.simple_evaluate` returned.
-        model: "base", "adapter" or "merged".
-        chosen: of `choose`; those that were not run are left out.
-        limit: items of each task, `None` for all.
-
-    Returns:
-        Dictionaries with model, suite, task, metric, value and stderr (shares of 1), items, limit and version.
+    `lm` is lm-eval's wrapper of the model, `model` its name in the results. Returns the rows of `result_rows`.
     """
+    import lm_eval
+
     rows = []
-    for task in chosen:
-        if result := found["results"].get(task.name):
-            value, error = (result[f"{task.metric}{kind},none"] for kind in ("", "_stderr"))
-            row = {"model": model, "suite": task.suite, "task": task.name, "metric": task.metric, "value": float(value)}
-            row |= {"stderr": float(error) if error != "N/A" else None, "limit": limit}
-            row["items"] = found["n-samples"][task.name]["effective"]
-            rows.append(row | {"version": found["versions"][task.name]})
+    for chat in (False, True):
+        names = [task.name for task in chosen if task.chat == chat]
+        if names:
+            options = {"limit": limit or None, "apply_chat_template": chat, "task_manager": manager}
+            rows += result_rows(lm_eval.simple_evaluate(lm, tasks=names, **options), model, limit)
     return rows
 
 
-def held_out_margins(found: dict):
-    """Return from lm-eval's results on the held-out pairs how far each chosen answer is likelier, in nats.
+def result_rows(found: dict, model: str, limit: int) -> list[dict]:
+    """Take from lm-eval's results of each benchmark the metric that counts: value and stderr are shares of 1."""
+    rows = []
+    for task in BENCHMARKS:
+        if result := found["results"].get(task.name):
+            error = result[f"{task.metric}_stderr,none"]
+            rows.append(
+                {
+                    "model": model,
+                    "suite": task.suite,
+                    "task": task.name,
+                    "metric": task.metric,
+                    "value": float(result[f"{task.metric},none"]),
+                    "stderr": None if error == "N/A" else float(error),
+                    "limit": limit or None,
+                    "items": found["n-samples"][task.name]["effective"],
+                    "version": found["versions"][task.name],
+                }
+            )
+    return rows
 
-    Args:
-        found: what `lm_eval.simple_evaluate` returned of the task that `write_held_out` wrote.
 
-    Returns:
-        NumPy array with one number for each pair, in the order of the file.
-    """
+def quiet_lm_eval() -> None:
+    """Silence lm-eval's notes on a model that is given as an object, which is intended here."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+def compare_with_lm_eval(scores: dict, found: dict) -> dict[str, dict]:
+    """Compare, pair by pair, the summed log-probabilities of `score_pairs` with lm-eval's; both are by model."""
     import numpy as np
 
-    samples = sorted(found["samples"][HELD_OUT], key=lambda sample: sample["doc_id"])
-    chosen, rejected = np.array([[likelihood for likelihood, _ in it["filtered_resps"]] for it in samples]).T
-    return chosen - rejected
+    rows = {}
+    for model, table in scores.items():
+        samples = sorted(found[model]["samples"][HELD_OUT], key=lambda sample: sample["doc_id"])
+        chosen, rejected = np.array([[likelihood for likelihood, _ in it["filtered_resps"]] for it in samples]).T
+        theirs, ours = chosen - rejected, summed_margins(table)
+        rows[model] = {
+            "lm_eval": found[model]["results"][HELD_OUT]["acc,none"],
+            "here": float((ours > 0).mean()),
+            "pairs decided differently": int(((theirs > 0) != (ours > 0)).sum()),
+            "largest difference": float(abs(theirs - ours).max()),
+        }
+    return rows
 
 
-def published_changes() -> list[tuple[str, float, float]]:
-    """List the article's suites with their averages before and after its 1,000 pairs, in points."""
-    before, after = list(PUBLISHED.values())[:2]
-    return list(zip(ARTICLE, before, after, strict=True))
+def half_width(suite: str, percent: float, limit: int = 0) -> float:
+    """Return how far, 95 times in 100, a suite's average may be from what endless items would give, in points.
 
-
-def half_width(suite: str, percent: float, limit: int | None = None) -> float:
-    """Return how far, 95 times in 100, a suite's average may lie from what endless items would give, in points.
-
-    From the items alone, as if each were right with the same probability: an upper bound where a metric is no share of
-    items, as TruthfulQA's. Two models are asked the same items, so that their difference is known better than this.
+    As if each item were right with the same probability: an upper bound where a metric is no share of items, as
+    TruthfulQA's. Two models are asked the same items, so their difference is known better than this.
     """
-    tasks = [task for task in BENCHMARKS if task.suite == suite]
-    share = percent / 100
+    tasks, share = _tasks(suite), percent / 100
     variance = sum(task.weight**2 * share * (1 - share) / min(task.items, limit or task.items) for task in tasks)
     return 196 * variance**0.5 / sum(task.weight for task in tasks)
 
 
-def table_rows(benchmarks: list[dict]) -> list[dict]:
-    """List models as the article's table does: the published rows, then those that were measured here, in points.
+def chance_rows(limit: int) -> list[dict]:
+    """List the article's gain on each suite beside what chance alone may do, in points, with and without a limit."""
+    before, after = list(PUBLISHED.values())[:2]
+    return [
+        {
+            "suite": suite,
+            "base, published": f"{low:.2f}",
+            "after 1,000 pairs": f"{high - low:+.2f}",
+            "95 % by chance": f"plus or minus {half_width(suite, low):.2f}",
+            "with your LIMIT": f"plus or minus {half_width(suite, low, limit):.2f}",
+        }
+        for suite, low, high in zip(ARTICLE, before, after, strict=True)
+    ]
 
-    A suite of which only some tasks were run says how many; the average is that of the article's four suites, and empty
-    if one is missing or in part.
 
-    Args:
-        benchmarks: of `entries`.
+def benchmark_rows(benchmarks: list[dict]) -> list[dict]:
+    """List models as the article's table does: the published rows, then those of `result_rows`, in points.
+
+    A suite of which only some tasks were run says how many; the average is that of the article's four suites, and
+    empty if one is missing or incomplete.
     """
     rows = []
     for model, values in PUBLISHED.items():
         row = {"model": model, "origin": "published", "average": f"{sum(values) / len(values):.2f}"}
-        rows.append(
-            row | {suite: f"{value:.2f}" for suite, value in zip(ARTICLE, values, strict=True)} | {"IFEval": ""}
-        )
+        row |= {suite: f"{value:.2f}" for suite, value in zip(ARTICLE, values, strict=True)}
+        rows.append(row | {"IFEval": ""})
     for model in dict.fromkeys(entry["model"] for entry in benchmarks):
         own = {entry["task"]: entry for entry in benchmarks if entry["model"] == model}
         limit = next(iter(own.values()))["limit"]
         row = {"model": model, "origin": f"measured, first {limit} of each task" if limit else "measured"}
-        averages = {suite: _average(suite, own) for suite in [*ARTICLE, "IFEval"]}
-        whole = [averages[suite][0] for suite in ARTICLE if averages[suite] and averages[suite][1] is None]
-        row["average"] = f"{sum(whole) / len(whole):.2f}" if len(whole) == len(ARTICLE) else ""
-        for suite, found in averages.items():
-            part = f" ({found[1]})" if found and found[1] else ""
-            row[suite] = f"{found[0]:.2f}{part}" if found else ""
+        row |= {"average": ""}
+        whole = []
+        for suite in [*ARTICLE, "IFEval"]:
+            tasks = _tasks(suite)
+            run = [task for task in tasks if task.name in own]
+            if not run:
+                row[suite] = ""
+                continue
+            value = 100 * sum(task.weight * own[task.name]["value"] for task in run) / sum(task.weight for task in run)
+            row[suite] = f"{value:.2f}"
+            if len(run) < len(tasks):
+                row[suite] += f" ({len(run)} of {len(tasks)} tasks)"
+            elif suite in ARTICLE:
+                whole.append(value)
+        if len(whole) == len(ARTICLE):
+            row["average"] = f"{sum(whole) / len(whole):.2f}"
         rows.append(row)
     return rows
 
 
-def _average(suite: str, own: dict[str, dict]) -> tuple[float, str | None] | None:
-    """Return a suite's weighted average in points, and how much of it was run, `None` if all was."""
-    tasks = [task for task in BENCHMARKS if task.suite == suite]
-    run = [task for task in tasks if task.name in own]
-    if not run:
-        return None
-    value = 100 * sum(task.weight * own[task.name]["value"] for task in run) / sum(task.weight for task in run)
-    return value, None if len(run) == len(tasks) else f"{len(run)} of {len(tasks)} tasks"
+def _tasks(suite: str) -> list[Benchmark]:
+    return [task for task in BENCHMARKS if task.suite == suite]

@@ -1,8 +1,7 @@
-"""Lays one ruler on models that different methods train, and keeps an account of what each method costs.
+"""Measures models that different methods train on the same held-out pairs, and what each method costs.
 
-The ruler is `utils.evaluate.scores.score_pairs`: a data frame with a row for each held-out pair. Beside it: what makes
-the start fair, the same adapter weights for every trainer. Left out: the training itself, which notebook 08 shows, and
-whether answers are any good, which no log-probability tells.
+The ruler is a function of a model that returns the data frame of `score_pairs`. Left out: the training itself, which
+notebook 08 shows, and whether answers are any good, which no log-probability tells.
 """
 
 import gc
@@ -10,14 +9,16 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from utils.train import memory
+from utils.evaluate.scores import SIDES
+from utils.intervals import wilson
 
 
 @dataclass
 class Track:
-    """What one method cost, and where it stood on the way."""
+    """What one method cost, and what the ruler gave on the way."""
 
-    points: list[tuple]  # tokens trained on so far, and the data frame that the ruler gave
+    points: list[tuple]  # tokens trained on so far, and the data frame of the ruler
+    measure_peak: object  # context manager that yields an object whose `gb` is the most memory above the start
     held_gb: float = 0.0  # before the method loaded anything
     seconds: float = 0.0  # of training, without the ruler
     peak_gb: float = 0.0  # while it trained, above what was held before
@@ -33,7 +34,7 @@ class Track:
         return self.points[-1][1]
 
     def as_dict(self) -> dict:
-        """Return costs, and what the ruler gave on average, ready for JSON."""
+        """Return costs, and the averages of the ruler, ready for JSON."""
         points = [{"tokens": tokens} | averages(table) for tokens, table in self.points]
         return {"points": points, "tokens": self.tokens, "seconds": self.seconds, "peak_gb": self.peak_gb}
 
@@ -44,109 +45,80 @@ class Track:
 
 
 def averages(table) -> dict[str, float]:
-    """Average what the ruler gave over pairs.
-
-    Args:
-        table: of `utils.evaluate.scores.score_pairs`.
-
-    Returns:
-        `chosen`, `rejected` and `margin`, the difference, in nats a token; and `accuracy`, the share of pairs whose
-        chosen answer has the higher mean log-probability.
+    """Average a table of `score_pairs`: chosen, rejected and margin in nats a token, and accuracy.
 
     Example:
         >>> import pandas as pd
         >>> averages(pd.DataFrame({"chosen": [-1.0, -2.0], "rejected": [-3.0, -1.0], "margin": [2.0, -1.0]}))
         {'chosen': -1.5, 'rejected': -2.0, 'margin': 0.5, 'accuracy': 0.5}
     """
-    means = {name: float(table[name].mean()) for name in ("chosen", "rejected", "margin")}
+    means = {name: float(table[name].mean()) for name in (*SIDES, "margin")}
     return means | {"accuracy": float((table["margin"] > 0).mean())}
 
 
 def implicit_margins(table, reference, beta: float):
     """Return DPO's margin of each pair: beta * (what the chosen answer gained - what the rejected one gained).
 
-    Rafailov et al. 2023, arXiv 2305.18290, section 4: the reward that a policy implies is beta * log(policy /
-    reference) of the whole answer, so here the mean of a token is multiplied by the answer's tokens.
-
-    Args:
-        table, reference: of `utils.evaluate.scores.score_pairs`, the same pairs in the same order.
-        beta: DPO's.
-
-    Returns:
-        pandas series, in beta * nats.
+    Rafailov et al. 2023, arXiv 2305.18290, section 4: the reward is beta * log(policy / reference) of the whole
+    answer, so each mean is multiplied by the answer's tokens.
     """
-    gained = {side: (table[side] - reference[side]) * table[f"{side}_tokens"] for side in ("chosen", "rejected")}
+    gained = {side: (table[side] - reference[side]) * table[f"{side}_tokens"] for side in SIDES}
     return beta * (gained["chosen"] - gained["rejected"])
 
 
-class CountsTokens:
-    """Mixin for a trainer of TRL that counts the tokens it trains on: real ones, forward and backward, no padding."""
-
-    trained_tokens = 0
-
-    def training_step(self, model, inputs, *arguments, **keywords):
-        """Count a micro-batch, and train on it."""
-        # One mask in a batch of SFT and DPO, one for each side in one of ORPO, whose prompt's own is a part of both
-        masks = [inputs[name] for name in inputs if name.endswith("attention_mask") and not name.startswith("prompt")]
-        self.trained_tokens += sum(int(mask.sum()) for mask in masks)
-        return super().training_step(model, inputs, *arguments, **keywords)
-
-
 def counting(kind):
-    """Return a trainer class that counts the tokens it trains on, see `CountsTokens`.
+    """Return a class of TRL's trainer that counts in `trained_tokens` what it trains on, without padding."""
 
-    Args:
-        kind: `SFTTrainer`, `DPOTrainer` or `ORPOTrainer` of TRL.
-    """
-    return type(f"Counting{kind.__name__}", (CountsTokens, kind), {})
+    class Counting(kind):
+        trained_tokens = 0
+
+        def training_step(self, model, inputs, *arguments, **keywords):
+            # One mask in a batch of SFT and DPO; one for each side in ORPO's, whose prompt's own is a part of both
+            masks = [inputs[it] for it in inputs if it.endswith("attention_mask") and not it.startswith("prompt")]
+            self.trained_tokens += sum(int(mask.sum()) for mask in masks)
+            return super().training_step(model, inputs, *arguments, **keywords)
+
+    return Counting
 
 
-def start_track(before) -> Track:
-    """Begin a method's track at the base, once what earlier methods left in memory is gone.
-
-    Args:
-        before: what the ruler gave the base, the same for every method.
-    """
+def start_track(before, measure_peak) -> Track:
+    """Begin a method's track at the base, whose scores are `before`, once the memory of earlier methods is freed."""
     gc.collect()  # a trainer and its model refer to each other in circles
-    with memory.measure_peak():  # which begins by giving back to the system what was freed
+    with measure_peak():  # which begins by giving back to the system what was freed
         held = _held_gb()
-    return Track([(0, before)], held)
+    return Track([(0, before)], measure_peak, held)
 
 
-def train_and_measure(counted, ruler, track: Track, times: int = 4) -> None:
-    """Train, and lay the ruler on at equal distances; a second stage goes on where the track ends.
+def train_and_measure(trainer, ruler, track: Track, times: int = 4) -> None:
+    """Train, and measure at equal distances, the last time after the last step; a second stage continues the track.
 
-    Args:
-        counted: trainer of a class of `counting`, with `max_steps` set.
-        ruler: function of a model that returns the data frame of `utils.evaluate.scores.score_pairs`.
-        track: of `start_track`; gets points, seconds and peak.
-        times: measurements, the last of them after the last step.
+    The trainer is of a class of `counting`, with `max_steps` set. Its track gets points, seconds and peak.
     """
     from transformers import TrainerCallback
 
-    steps, before, parts = counted.args.max_steps, track.tokens, ExitStack()
+    steps, before, parts = trainer.args.max_steps, track.tokens, ExitStack()
     stops = {round(steps * number / times) for number in range(1, times + 1)}
 
-    class LaysRulerOn(TrainerCallback):
+    class Measures(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step in stops:
                 parts.close()
-                track.points.append((before + counted.trained_tokens, ruler(counted.model)))
+                track.points.append((before + trainer.trained_tokens, ruler(trainer.model)))
                 parts.enter_context(_part(track))
 
-    callback = LaysRulerOn()
-    counted.add_callback(callback)
+    callback = Measures()
+    trainer.add_callback(callback)
     with parts:
         parts.enter_context(_part(track))
-        counted.train()
-    counted.remove_callback(callback)
+        trainer.train()
+    trainer.remove_callback(callback)
 
 
 @contextmanager
 def _part(track: Track):
     """Add seconds and peak of a part of a training to its track, so that the ruler counts for neither."""
     started = time.perf_counter()
-    with memory.measure_peak() as peak:
+    with track.measure_peak() as peak:
         held = _held_gb() - track.held_gb
         yield
     track.peak_gb = max(track.peak_gb, held + peak.gb)
@@ -154,33 +126,32 @@ def _part(track: Track):
 
 
 def _held_gb() -> float:
+    import psutil
     import torch
 
-    return torch.cuda.memory_allocated() / 1e9 if torch.cuda.is_available() else memory.resident_gb()
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated() / 1e9
+    return psutil.Process().memory_info().rss / 1e9
 
 
-def own_figures(counted) -> dict[str, float]:
-    """Return what a trainer says itself of its held-out pairs, without the table that it shows in a notebook."""
+def own_figures(trainer) -> dict[str, float]:
+    """Return what a trainer itself says of its held-out pairs, without the table that it shows in a notebook."""
     from IPython.utils.capture import capture_output
 
     with capture_output():
-        return counted.evaluate()
+        return trainer.evaluate()
 
 
-def adapter_weights(model) -> dict:
+def copy_adapter(model) -> dict:
     """Copy the weights of a model's trained adapter, as fp32: name -> tensor."""
     return {name: weight.detach().float().clone() for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def put_weights(model, weights: dict) -> None:
-    """Give a model's trained adapter these weights, in fp32, and see that they are all.
+def restore_adapter(model, weights: dict) -> None:
+    """Give a model's trained adapter the weights of `copy_adapter`, in fp32.
 
-    Of a 4-bit base, TRL's SFT and DPO trainers round a trained adapter to bf16 as they are built, and its ORPO trainer
-    does not: the methods would not start alike. Nor does the loss scaling of fp16 take gradients in bf16.
-
-    Args:
-        model: with the same adapter as the one that the weights were copied from.
-        weights: of `adapter_weights`.
+    With a 4-bit base, TRL's SFT and DPO trainers round an adapter to bf16 when they are built, and its ORPO trainer
+    does not: the methods would not start alike. Also, the loss scaling of fp16 refuses gradients in bf16.
 
     Raises:
         ValueError: if the model trains other weights than these.
@@ -193,3 +164,55 @@ def put_weights(model, weights: dict) -> None:
         )
     for name, weight in trained.items():
         weight.data = weights[name].to(weight.device).clone()
+
+
+def check_reference(model, ruler, expected, most: float = 0.02) -> float:
+    """Score a DPO model's frozen adapter `ref`, and return the largest difference from `expected`, in nats a token.
+
+    Raises:
+        AssertionError: if it is more than `most`: then the reference is not the model that `expected` was measured on.
+    """
+    model.set_adapter("ref")
+    table = ruler(model)
+    model.set_adapter("default")
+    off = max(float((table[side] - expected[side]).abs().max()) for side in SIDES)
+    assert off < most, f"the reference is off by {off:.3f} nats a token: it is not the model that DPO started from"
+    return off
+
+
+def account_rows(results: dict[str, dict], pairs: int) -> list[dict[str, str]]:
+    """List what each method reached on `pairs` held-out pairs and what it cost, as rows of a table.
+
+    `results` is method -> `Track.as_dict()` with `steps`, `adapters` and `reference_tokens`, which notebook 08 adds.
+    """
+    rows = []
+    for name, result in results.items():
+        last = result["points"][-1]
+        low, high = wilson(last["accuracy"], pairs)
+        rows.append(
+            {
+                "method": name,
+                "accuracy (95 %)": f"{last['accuracy']:.2f} ({low:.2f} to {high:.2f})",
+                "margin": f"{last['margin']:.3f}",
+                "chosen": f"{last['chosen']:.3f}",
+                "rejected": f"{last['rejected']:.3f}",
+                "steps": " + ".join(map(str, result["steps"])),
+                "tokens trained": f"{result['tokens']:,}",
+                "by the reference": f"{result['reference_tokens']:,}",
+                "seconds": f"{result['seconds']:.1f}",
+                "peak GB": f"{result['peak_gb']:.3f}",
+                "adapters": str(result["adapters"]),
+            }
+        )
+    return rows
+
+
+def key_figures(results: dict[str, dict]) -> dict[str, float]:
+    """Name for each method how far it moved the averages, and its tokens: such as `sft_then_dpo_margin_change`."""
+    found = {}
+    for name, result in results.items():
+        first, last = result["points"][0], result["points"][-1]
+        short = name.lower().replace(" ", "_")
+        found |= {f"{short}_{key}_change": last[key] - first[key] for key in (*SIDES, "margin")}
+        found |= {f"{short}_accuracy": last["accuracy"], f"{short}_tokens": result["tokens"]}
+    return found

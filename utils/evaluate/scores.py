@@ -1,40 +1,21 @@
 """What a model makes of held-out pairs: log-probabilities of both answers, accuracy, margin, and answers of its own.
 
 A pair counts as right if the chosen answer has the higher mean log-probability of a token, the number that ORPO's
-trainer logs as `logps`. Left out: benchmarks, see `benchmark_suite`, and judging the answers, which takes a reader.
+trainer logs as `logps`. Left out: benchmarks, and judging the answers, which takes a reader.
 """
 
 import os
 
 from utils import intervals
-from utils.train import model_loading
 
+SIDES = ("chosen", "rejected")
 TOP_P = 0.9  # sampled answers leave out the least likely tokens, a tenth of the probability: the base's tail is noise
 
 
-def needed_gb(skeleton, value_bytes: int, four_bit: bool, rows: int, tokens: int) -> float:
-    """Predict the memory of scoring in GB (10^9 bytes): the weights, and the logits of one batch.
-
-    Args:
-        skeleton: of `utils.train.base.skeleton`.
-        value_bytes: of a number in the compute dtype.
-        four_bit: whether the linear layers are stored as NF4; embeddings and head are not.
-        rows, tokens: of a batch.
-    """
-    in_fp32 = max(rows, 2)  # lm-eval's log-probabilities of a batch; here it is one row, twice
-    logits = tokens * skeleton.config.vocab_size * (rows * value_bytes + in_fp32 * 4) / 1e9
-    return model_loading.weights_gb(skeleton, four_bit, value_bytes) + logits
-
-
 def answer_tokens(pair: dict, side: str, tokenizer) -> tuple[list[int], int]:
-    """Return the tokens of a whole talk, and the place where its answer begins.
+    """Return the tokens of a whole conversation, and the position of its answer's first token.
 
-    The answer's tokens are all that follow the generation header: the end token is one of them.
-
-    Args:
-        pair: of `utils.data.pairs`.
-        side: "chosen" or "rejected".
-        tokenizer: with the course's template.
+    The answer is everything after the generation header, the end token included.
     """
     texts = [
         tokenizer.apply_chat_template(pair["prompt"], tokenize=False, add_generation_prompt=True),
@@ -44,18 +25,29 @@ def answer_tokens(pair: dict, side: str, tokenizer) -> tuple[list[int], int]:
     return whole, len(os.path.commonprefix([prompt, whole]))
 
 
+def token_logps(model, tokenizer, pair: dict) -> dict[str, list[tuple[int, float]]]:
+    """Return each token of both answers with its log-probability in nats: side -> [(token id, log-probability)].
+
+    Keeps every number, so it is meant for a handful of pairs; `score_pairs` gives their means for many.
+    """
+    import torch
+
+    found = {}
+    model.eval()
+    for side in SIDES:
+        whole, start = answer_tokens(pair, side, tokenizer)
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([whole], device=model.device)).logits[0]
+        found[side] = list(zip(whole[start:], _answer_logps(logits, whole, start).tolist(), strict=True))
+    return found
+
+
 def score_pairs(model, tokenizer, pairs: list[dict], batch_size: int = 4):
     """Compute the mean log-probability of a token of both answers of each pair.
 
-    Args:
-        model: a causal language model.
-        tokenizer: with the course's template.
-        pairs: of `utils.data.pairs`.
-        batch_size: talks in one pass, of similar length; a batch's logits take most of the memory.
-
-    Returns:
-        pandas data frame with a row for each pair: source, chosen and rejected (nats a token), margin (chosen less
-        rejected), and the tokens of both answers.
+    Returns a data frame with a row for each pair: source, chosen and rejected (nats a token), margin (chosen minus
+    rejected), and the tokens of both answers. `batch_size` counts answers in one pass; their logits take most of the
+    memory.
 
     Raises:
         ValueError: naming a pair whose log-probability is not finite, such as one with an empty answer.
@@ -64,8 +56,7 @@ def score_pairs(model, tokenizer, pairs: list[dict], batch_size: int = 4):
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    sides = ("chosen", "rejected")
-    talks = [answer_tokens(pair, side, tokenizer) for pair in pairs for side in sides]
+    talks = [answer_tokens(pair, side, tokenizer) for pair in pairs for side in SIDES]
     order = sorted(range(len(talks)), key=lambda place: len(talks[place][0]), reverse=True)  # memory runs out at once
     sums = [0.0] * len(talks)
     model.eval()
@@ -77,83 +68,73 @@ def score_pairs(model, tokenizer, pairs: list[dict], batch_size: int = 4):
         with torch.no_grad():
             logits = model(input_ids=batch, attention_mask=mask).logits
         for row, place in enumerate(places):
-            tokens, start = talks[place]
-            targets = torch.tensor(tokens[start:], device=logits.device)
-            predicted = logits[row, start - 1 : len(tokens) - 1].float().log_softmax(-1)  # each place tells the next
-            sums[place] = predicted.gather(1, targets[:, None]).sum().item()
+            sums[place] = _answer_logps(logits[row], *talks[place]).sum().item()
     lengths = [len(tokens) - start for tokens, start in talks]
     scores = pd.DataFrame({"source": [pair.get("source") or "pairs" for pair in pairs]})
-    for offset, side in enumerate(sides):
+    for offset, side in enumerate(SIDES):
         scores[side] = [total / max(1, count) for total, count in zip(sums[offset::2], lengths[offset::2], strict=True)]
         scores[f"{side}_tokens"] = lengths[offset::2]
     scores["margin"] = scores["chosen"] - scores["rejected"]
-    bad = [place for place, it in enumerate(scores.margin) if it - it != 0 or 0 in lengths[2 * place : 2 * place + 2]]
-    if bad:
+    empty = (scores.chosen_tokens == 0) | (scores.rejected_tokens == 0)
+    for place in scores.index[empty | ~(scores.margin.abs() < float("inf"))]:
         raise ValueError(
-            f"Pair {bad[0]} (source {scores.source[bad[0]]}) has an empty answer, or a log-probability that is not "
+            f"Pair {place} (source {scores.source[place]}) has an empty answer, or a log-probability that is not "
             "finite: take it out of the pairs, or load the model in a dtype with more range."
         )
     return scores
 
 
+def _answer_logps(logits, tokens: list[int], start: int):
+    """Return the log-probabilities of `tokens[start:]`: the logits at each position predict the next token."""
+    import torch
+
+    targets = torch.tensor(tokens[start:], device=logits.device)
+    predicted = logits[start - 1 : len(tokens) - 1].float().log_softmax(-1)
+    return predicted.gather(1, targets[:, None])[:, 0]
+
+
 def preference_rows(scores: dict, seed: int = 42) -> list[dict]:
-    """List accuracy and margin of each model on each source and on all pairs, with 95 % intervals.
+    """List accuracy and margin of each model by source and on all pairs, with 95 % bootstrap intervals.
 
-    Where all pairs of a source fall on one side, drawing them again shows no spread; there the interval of the accuracy
-    is Wilson's.
-
-    Args:
-        scores: model -> data frame of `score_pairs`.
-        seed: of the bootstrap.
+    `scores` is model -> data frame of `score_pairs`. If all pairs of a source fall on one side, drawing them again
+    shows no spread, and the interval of the accuracy is Wilson's.
     """
     rows = []
     for model, table in scores.items():
         for source, part in _by_source(table):
-            right = (part.margin > 0).to_numpy(float)
-            interval = intervals.bootstrap(right, seed=seed)
-            if right.min() == right.max():
-                interval = intervals.wilson(right.mean(), len(right))
+            right = (part.margin > 0).astype(float)
             row = {"model": model, "source": source, "pairs": len(part)}
-            row |= _with_interval("accuracy", right.mean(), interval)
-            rows.append(row | _with_interval("margin", part.margin.mean(), intervals.bootstrap(part.margin, seed=seed)))
-    return rows
-
-
-def difference_rows(scores: dict, comparisons: list[tuple[str, str]], seed: int = 42) -> list[dict]:
-    """List how much one model is ahead of another on the same pairs, with 95 % intervals of the difference.
-
-    Args:
-        scores: model -> data frame of `score_pairs`, of the same pairs in the same order.
-        comparisons: (model, reference); those with a model that is not in `scores` are left out.
-        seed: of the bootstrap, which draws pairs, so that both models are asked about the same ones.
-    """
-    rows = []
-    for model, reference in comparisons:
-        if not {model, reference} <= scores.keys():
-            continue
-        for source, part in _by_source(scores[model]):
-            other = scores[reference].loc[part.index]
-            row = {"model": model, "reference": reference, "source": source, "pairs": len(part)}
-            for name, gained in (
-                ("accuracy", (part.margin > 0).astype(float) - (other.margin > 0).astype(float)),
-                ("margin", part.margin - other.margin),
-            ):
-                row |= _with_interval(name, gained.mean(), intervals.bootstrap(gained, seed=seed))
+            row |= _with_interval("accuracy", right, seed) | _with_interval("margin", part.margin, seed)
+            if right.nunique() == 1:
+                row["accuracy_low"], row["accuracy_high"] = intervals.wilson(right.mean(), len(right))
             rows.append(row)
     return rows
 
 
+def difference_rows(scores: dict, comparisons: list[tuple[str, str]], seed: int = 42) -> list[dict]:
+    """List how much one model gains over another, pair by pair, with 95 % intervals of the difference.
+
+    `comparisons` are (model, reference); one with a model that is not in `scores` is left out. All tables hold the
+    same pairs in the same order.
+    """
+    rows = []
+    for model, reference in comparisons:
+        if model not in scores or reference not in scores:
+            continue
+        for source, part in _by_source(scores[model]):
+            other = scores[reference].loc[part.index]
+            right = (part.margin > 0).astype(float) - (other.margin > 0).astype(float)
+            row = {"model": model, "reference": reference, "source": source, "pairs": len(part)}
+            row |= _with_interval("accuracy", right, seed)
+            rows.append(row | _with_interval("margin", part.margin - other.margin, seed))
+    return rows
+
+
 def length_bias(scores: dict) -> dict:
-    """Tell how far length decides pairs: by a rule without a model, and by summed instead of mean log-probability.
+    """Tell how much length decides: accuracy of the rule "the longer answer wins" (a tie counts half), and of each
+    model by mean and by summed log-probability.
 
     A sum falls with every token, so it favours short answers; a mean does not, but is not free of length either.
-
-    Args:
-        scores: model -> data frame of `score_pairs`.
-
-    Returns:
-        Mean `chosen_tokens` and `rejected_tokens`; accuracy of the rule "the longer answer wins", in which a tie counts
-        half; and model -> accuracy, `by_mean` and `by_sum`.
     """
     table = next(iter(scores.values()))
     longer = (table.chosen_tokens > table.rejected_tokens) + (table.chosen_tokens == table.rejected_tokens) / 2
@@ -167,19 +148,14 @@ def length_bias(scores: dict) -> dict:
 
 
 def summed_margins(table):
-    """Return how far the whole chosen answer is likelier than the whole rejected one, in nats, for each pair.
-
-    Args:
-        table: of `score_pairs`.
-    """
+    """Return for each pair how much more likely the whole chosen answer is than the whole rejected one, in nats."""
     return (table.chosen * table.chosen_tokens - table.rejected * table.rejected_tokens).to_numpy()
 
 
-def answer(model, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float = 0.0, seed: int = 42):
-    """Answer prompts in one batch: greedily, or at a temperature above 0 by sampling.
+def answer_prompts(model, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float = 0.0, seed: int = 42):
+    """Answer prompts in one batch, greedily or, at a temperature above 0, by sampling.
 
-    Returns:
-        (texts, whether each ended by itself).
+    Returns (texts, whether each ended by itself).
     """
     import torch
 
@@ -208,5 +184,6 @@ def _by_source(table):
         yield from table.groupby("source", sort=True)
 
 
-def _with_interval(name: str, value: float, interval: tuple[float, float]) -> dict[str, float]:
-    return {name: float(value), f"{name}_low": interval[0], f"{name}_high": interval[1]}
+def _with_interval(name: str, values, seed: int) -> dict[str, float]:
+    low, high = intervals.bootstrap(values, seed=seed)
+    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}

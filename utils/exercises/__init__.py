@@ -1,0 +1,8 @@
+"""Checks of the exercises, by notebook."""
+
+from utils.exercises.notebook_06 import check_accuracy as check_accuracy
+from utils.exercises.notebook_06 import check_findings as check_findings
+from utils.exercises.notebook_06 import check_flips as check_flips
+from utils.exercises.notebook_08 import check_losses as check_losses
+from utils.exercises.notebook_08 import check_reward_margin as check_reward_margin
+from utils.exercises.notebook_08 import check_stages as check_stages

@@ -93,3 +93,13 @@ def function(answer, what: str) -> Callable:
             raise AssertionError(f"{what} fails for ({given}) with {type(error).__name__}: {error}") from error
 
     return called
+
+
+def by_letter(answer, letters, what: str) -> dict:
+    """Return the answer where it is a dictionary that gives something to each letter, and to no other."""
+    assert isinstance(answer, dict), f"The answer is a dictionary of letter and {what}, not {answer!r}."
+    strange = [letter for letter in answer if letter not in letters]
+    assert not strange, f"There is no {strange[0]!r}: the letters are {', '.join(letters)}."
+    missing = [letter for letter in letters if letter not in answer]
+    assert not missing, f"Still without {what}: {', '.join(missing)}."
+    return answer

@@ -1,0 +1,146 @@
+"""What notebook 06 does around its questions: finds the three models, checks that they fit, and updates their cards.
+
+Left out: the questions, see `utils.evaluate`.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils import environment, hub, preflight
+from utils.publish import card, merged_models
+from utils.train import base as bases
+from utils.train import keep, memory, model_loading
+
+
+@dataclass
+class Models:
+    """Base, adapter and merged model of one run, and what goes with them."""
+
+    adapter: Path
+    run: dict  # contents of run.json
+    held_out: list[dict]
+    base: bases.Base
+    merged: bases.Base | None
+    repositories: dict[str, str]  # "adapter" and "merged" -> where notebook 05 pushes them
+    identity: dict | None  # of `hub.hub_identity`; `None` if nothing is to be pushed
+
+    def __str__(self) -> str:
+        merged = self.merged.name if self.merged else "none: notebook 05 makes it, or set MERGED"
+        sources = len({pair.get("source") for pair in self.held_out})
+        return (
+            f"base     {self.base.name} @ {self.base.commit}\nadapter  {self.adapter}\nmerged   {merged}\n"
+            f"pairs    {len(self.held_out)} held out, from {sources} sources"
+        )
+
+
+def find_models(artifacts, token, adapter="", merged="", push=False, more=None) -> Models:
+    """Find what to compare without downloading any weights; `""` looks in the artifacts.
+
+    `more` may name a `base_model`, a file of `pairs`, an `adapter_repo` and a `merged_repo`.
+
+    Raises:
+        FileNotFoundError: if there is no adapter, or no held-out pairs with it, saying what to run or set.
+    """
+    more, local = more or {}, Path(artifacts) / "merged"
+    folder, run, held_out = keep.find_adapter(adapter or None, Path(artifacts) / "run", token)
+    if more.get("pairs"):
+        held_out = json.loads(Path(more["pairs"]).read_text())
+    if not held_out:
+        raise FileNotFoundError(
+            f'{folder} came without held-out pairs, as a published adapter does. Set MORE["pairs"] to the '
+            "held_out.json of its run, or to a file in the same form with pairs it was not trained on."
+        )
+    base_name = more.get("base_model") or run["recipe"]["base_model"]
+    base = bases.describe_base(base_name, run["revisions"]["base_model"], token)
+    merged = merged or (str(local) if (local / "config.json").exists() else "")
+    found = bases.describe_base(merged, None, token) if merged else None
+    identity = hub.hub_identity(token) if push else None
+    owner = identity["name"] if identity else "you"
+    on_hub = found.name if found and found.commit else None
+    merged_repo = more.get("merged_repo") or on_hub or f"{owner}/{bases.model_name(base.name)}"
+    names = {"adapter": more.get("adapter_repo") or f"{merged_repo}-adapter"}
+    if found:
+        names["merged"] = merged_repo
+    return Models(folder, run, held_out, base, found, names, identity)
+
+
+def check_models(models: Models, precision: str, batch_size: int, push: bool, token) -> str:
+    """Show what would stop the evaluation, stop at a red line, and return the precision: "whole" or "4-bit".
+
+    "auto" takes the models whole, in 16 bits on a GPU, if they fit.
+
+    Raises:
+        NotReady: see `preflight.stop_if_red`.
+    """
+    from IPython.display import display
+
+    found = [models.base, models.merged] if models.merged else [models.base]
+    checks = [line for it in found for line in preflight.check_base(it)]
+    preflight.stop_if_red(checks)  # of a base that cannot be read, nothing below can be said
+    device = environment.find_device()
+    room = preflight.ROOM[device.kind] * device.memory_gb
+    rows, tokens = batch_size, models.run["recipe"]["max_length"]
+    needed = {it: scoring_gb(models.base.skeleton, device.dtype, it == "4-bit", rows, tokens) for it in PRECISIONS}
+    if precision == "auto":
+        precision = "whole" if needed["whole"] <= room else "4-bit"
+    if precision not in needed:
+        raise ValueError(f'PRECISION = {precision!r}: set it to "auto", "whole" or "4-bit".')
+    told = f"{needed[precision]:.2f} GB predicted {precision}, {room:.1f} GB usable on {device.name}"
+    mend = 'set PRECISION = "auto" or a smaller BATCH_SIZE, or take a GPU with more memory'
+    checks.append(preflight.Check("memory", needed[precision] <= room, told, mend))
+    checks += preflight.check_disk([(it.download_gb, hub.cache_folder(), "models") for it in found])
+    repositories = list(models.repositories.values()) if push else []
+    checks += preflight.check_writing(models.identity, repositories, models.base.name)
+    display(preflight.as_table(checks))
+    preflight.stop_if_red(checks)
+    for repo_id in repositories:
+        hub.resolve_revision(repo_id, token=token)  # stops if notebook 05 has not made it
+    return precision
+
+
+PRECISIONS = ("whole", "4-bit")
+
+
+def scoring_gb(skeleton, dtype: str, four_bit: bool, rows: int, tokens: int) -> float:
+    """Predict the memory of scoring in GB (10^9 bytes): the weights, and the logits of `rows` answers in one pass."""
+    width = memory.DTYPE_BYTES[dtype]
+    in_fp32 = max(rows, 2)  # lm-eval's log-probabilities of a batch; here it is one row, twice
+    logits = tokens * skeleton.config.vocab_size * (rows * width + in_fp32 * 4) / 1e9
+    return model_loading.weights_gb(skeleton, four_bit, width) + logits
+
+
+def fetch_merged(models: Models, token) -> Path:
+    """Download the merged model, and see that it was merged from this adapter.
+
+    Raises:
+        ValueError: if it was merged from another one.
+    """
+    folder = bases.fetch_base(models.merged.name, models.merged.commit, token)
+    merged_models.check_merged_from(folder, models.adapter)
+    return folder
+
+
+def write_cards(models: Models, results: dict, folder, push: bool, token) -> dict[str, str]:
+    """Write the cards of adapter and merged model anew with the results, and return repository -> commit if pushed.
+
+    A merged model without `merge.json`, notebook 05's proof, gets no card; one from the Hub gets it in `folder`.
+    """
+    homes, pushed = {"adapter": models.adapter}, {}
+    if models.merged:
+        merged = bases.fetch_base(models.merged.name, models.merged.commit, token)
+        proof = merged / merged_models.PROOF
+        if proof.exists():
+            homes["merged"] = merged if models.merged.commit is None else Path(folder) / "merged"
+    for name, home in homes.items():
+        repo_id = models.repositories[name]
+        home.mkdir(exist_ok=True)
+        parity = json.loads(proof.read_text()) if name == "merged" else None
+        drawn = (home / card.CURVES).exists()
+        (home / "README.md").write_text(card.model_card(repo_id, models.run, parity, results, has_curves=drawn))
+        print(home / "README.md")
+        if push:
+            pushed[repo_id] = hub.commit_files(home, repo_id, ["README.md"], token)
+            print(f"{hub.page(repo_id)} @ {pushed[repo_id]}")
+    print("pushed" if pushed else "Nothing was pushed: set PUSH_TO_HUB = True to update the cards.")
+    return pushed
