@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, ModelCard
 from utils.practice.course import TOKEN, NotebookFailed
 
 SOURCE = ("model", "source")
+MORE = {"base_model": "", "pairs": "", "adapter_repo": "", "merged_repo": ""}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,8 @@ def evaluated(course, recorded) -> tuple[dict, dict, Path]:
 def only_a_run(course, small_base, tmp_path):
     """The course's run in a folder of its own, without a merged model."""
     shutil.copytree(course[1] / "run", tmp_path / "run")
-    return {"BASE_MODEL": str(small_base), "MAX_NEW_TOKENS": 8, "BATCH_SIZE": 16, "TASKS": [], "PUSH_TO_HUB": False}
+    more = MORE | {"base_model": str(small_base)}
+    return {"MORE": more, "MAX_NEW_TOKENS": 8, "BATCH_SIZE": 16, "TASKS": [], "PUSH_TO_HUB": False}
 
 
 def test_all_models_are_asked_the_same(evaluated):
@@ -120,7 +122,8 @@ def test_a_model_on_the_hub_gets_its_card_and_nothing_else(course, only_a_run, r
 
     before = {name: files(name) for name in folders}
     adapter, merged = folders
-    names = {"MERGED": merged, "MERGED_REPO": merged, "ADAPTER_REPO": adapter, "PUSH_TO_HUB": True}
+    more = only_a_run["MORE"] | {"merged_repo": merged, "adapter_repo": adapter}
+    names = {"MERGED": merged, "MORE": more, "PUSH_TO_HUB": True}
     figures = run("06", **only_a_run | names)
     assert figures["pushed"] == [adapter, merged] and "accuracy_merged" in figures
     for name in folders:
@@ -133,5 +136,5 @@ def test_a_model_on_the_hub_gets_its_card_and_nothing_else(course, only_a_run, r
 @pytest.mark.timeout(120)
 def test_without_pairs_it_stops_before_any_download(only_a_run, run, tmp_path):
     (tmp_path / "run" / "held_out.json").unlink()
-    with pytest.raises(NotebookFailed, match="came without held-out pairs.* Set PAIRS"):
+    with pytest.raises(NotebookFailed, match="came without held-out pairs.* Set MORE"):
         run("06", **only_a_run)
