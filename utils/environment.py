@@ -5,9 +5,12 @@ without. Left out: the settings that follow from the device, which `profiles` ho
 """
 
 import ast
+import difflib
 import json
+import math
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,34 +194,143 @@ def record(**metrics) -> None:
     display({METRICS_TYPE: metrics, "text/plain": text}, raw=True)
 
 
-def refuse_unknown_parameters(cells: list[str]) -> None:
-    """Stop if papermill injected a parameter that the notebook does not have; it only warns, and runs the default.
+class BadParameter(ValueError):
+    """A parameter that cannot be used; a notebook shows its one sentence, without a traceback."""
 
-    Args:
-        cells: the sources executed so far, oldest first: `In` in a notebook.
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+def check_parameters(cells: list[str], values: dict | None = None) -> None:
+    """Stop a notebook at a parameter that cannot be right, before anything is downloaded.
+
+    `cells` is `In`: what has run so far, of it the cells with `# @param` marks, which tell the types, and the cell that
+    papermill injects. A number is finite and above 0, unless its mark says `min:0`; a seed and warm-up steps may be 0.
+    A learning rate is below 0.1. Keys that `MORE` lacks are filled in, in place, from the notebook's own.
 
     Raises:
-        NameError: naming the unknown parameters and the known ones.
+        BadParameter: naming the parameter, its value, and what it must be.
 
     Example:
-        >>> refuse_unknown_parameters(["RATE = 1  # @param", "# Parameters\\nRATE = 2"])
+        >>> check_parameters(['BETA = 0.1  # @param {type:"number"}'], {"BETA": "8e-6"})
+        Traceback (most recent call last):
+        utils.environment.BadParameter: BETA is '8e-6': give a number, without quotes (YAML reads 8e-6 as text: 8.0e-6).
     """
-    known: list[str] = []
+    values = sys._getframe(1).f_globals if values is None else values
+    defaults, marks, injected = {}, {}, []
     for cell in cells:
-        if not cell.startswith("# Parameters\n"):
-            known += _assigned(cell) if "# @param" in cell else []
-            continue
-        unknown = [name for name in _assigned(cell) if name not in known]
-        if unknown:
-            raise NameError(f"This notebook has no parameter {', '.join(unknown)}. It has: {', '.join(known)}.")
+        if cell.startswith("# Parameters\n"):  # as papermill writes it
+            injected += [name for name, _, _ in _assignments(cell)]
+        elif "# @param" in cell:
+            for name, default, mark in _assignments(cell):
+                defaults[name], marks[name] = default, mark
+    _refuse_unknown(injected, marks)
+    for name, mark in marks.items():
+        if name in values and name != "MORE":
+            _refuse_value(name, values[name], **_read_mark(mark, defaults[name]))
+    if "MORE" not in marks:
+        return
+    more, known = values["MORE"], defaults["MORE"]
+    if not isinstance(more, dict):
+        raise BadParameter(f"MORE is {more!r}: give a dict, such as {{'{next(iter(known))}': ...}}.")
+    _refuse_unknown(more, known, " in MORE")
+    for key, default in known.items():
+        more.setdefault(key, default)
+        kind = _kind(default)
+        least = default if kind in ("integer", "number") and default <= 0 else None
+        _refuse_value(f"MORE[{key!r}]", more[key], kind, least=least)
 
 
-def _assigned(source: str) -> list[str]:
-    names = []
-    for statement in ast.parse(source).body:
+def _assignments(source: str) -> list[tuple]:
+    """Return (name, value or `None`, its lines of source) of each assignment in a cell."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # a cell with magics holds no parameters
+        return []
+    found = []
+    for statement in statements:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        names += [target.id for target in targets if isinstance(target, ast.Name)]
-    return names
+        lines = source.splitlines()[statement.lineno - 1 : statement.end_lineno]
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id.isupper():
+                try:
+                    value = ast.literal_eval(statement.value)
+                except ValueError:  # computed, such as `str(ROOT / "data")`
+                    value = None
+                found.append((target.id, value, "\n".join(lines)))
+    return found
+
+
+def _kind(value) -> str:
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "string"}
+    return kinds.get(type(value), "raw")
+
+
+def _read_mark(source: str, default) -> dict:
+    """Return what a `# @param` mark of Colab's forms says: kind, choices, bounds."""
+    _, _, mark = source.partition("# @param")
+    listed, form = re.match(r"\s*(\[.*?\])?\s*(\{.*?\})?", mark).groups(default="")
+    kind = re.search(r"type: *[\"'](\w+)", form)
+    kind = kind[1] if kind else "string" if listed else "raw"
+    choices = ast.literal_eval(listed) if listed and "allow-input" not in form else []
+    if kind != "string":
+        choices = [ast.literal_eval(choice) if isinstance(choice, str) else choice for choice in choices]
+    bounds = {name: float(bound) for name, bound in re.findall(r"(min|max): *(-?[\d.]+)", form)}
+    if kind == "raw" and isinstance(default, list) and default:
+        kind = f"list of {_kind(default[0])}"
+    if kind == "slider":
+        kind = "integer" if isinstance(default, int) else "number"
+    return {"kind": kind, "choices": choices, "least": bounds.get("min"), "most": bounds.get("max")}
+
+
+def _refuse_unknown(given, known, where: str = "") -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            raise BadParameter(f"This notebook has no parameter {name}{where}.{meant} It has: {', '.join(known)}.")
+
+
+def _refuse_value(
+    name: str, value, kind: str, choices=(), least: float | None = None, most: float | None = None
+) -> None:
+    if kind.startswith("list of ") and isinstance(value, list | tuple):
+        for item in value:
+            _refuse_value(f"An item of {name}", item, kind.removeprefix("list of "), (), least, most)
+        return
+    wanted = _wanted(name.upper(), value, kind, choices, least, most)
+    if wanted:
+        raise BadParameter(f"{name} is {value!r}: give {wanted}.")
+
+
+def _wanted(name: str, value, kind: str, choices, least: float | None, most: float | None) -> str:
+    """Say what a parameter must be, if its value is not that."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if choices and value not in choices:
+        return f"one of {', '.join(map(repr, choices))}"
+    if kind == "string" and not isinstance(value, str | os.PathLike | list):
+        return "text, in quotes"
+    if kind == "boolean" and not isinstance(value, bool):
+        return "True or False"
+    if kind == "integer" and not (is_number and isinstance(value, int)):
+        return "a whole number, without quotes"
+    if kind == "number" and not is_number:
+        return "a number, without quotes (YAML reads 8e-6 as text: 8.0e-6)"
+    if not is_number:
+        return ""
+    if not math.isfinite(value):
+        return "a finite number"
+    if least is None and re.search("SEED|WARMUP", name):
+        least = 0
+    if least is None and value <= 0:
+        return "a number above 0"
+    if least is not None and value < least:
+        return f"{least:g} or more"
+    if most is not None and value > most:
+        return f"{most:g} or less"
+    if "LEARNING_RATE" in name and value >= 0.1:
+        return "a learning rate below 0.1, such as 8e-5"
+    return ""
 
 
 def _ram_gb() -> float:

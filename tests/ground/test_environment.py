@@ -1,6 +1,5 @@
 """What the notebooks ask of their machine: device, secrets, W&B, versions, parameters; and never a prompt."""
 
-import ast
 import json
 import os
 import shutil
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from utils import environment
 
@@ -298,47 +299,131 @@ def test_only_the_known_warnings_are_silenced():
     assert [str(warning.message) for warning in seen] == ["the loss is not finite"]
 
 
-PARAMETERS = 'RECIPE = "course-llama3"  # @param ["course-llama3"]\nBETA: float = 0.1  # @param {type:"raw"}'
+CELL = """# @title Parameters
+# @markdown The run.
+RECIPE = "course"  # @param ["course", "article"]
+BASE_MODEL = "me/model"  # @param {type:"string"}
+LEARNING_RATE = 8e-5  # @param {type:"number"}
+BETA: float = 0.1  # @param {type:"number"} the paper's ["lambda"]
+NUM_PAIRS = 1000  # @param {type:"integer"}
+SKIPPED = 1  # @param {type:"integer", min:0}
+SHARE = 0.5  # @param {type:"slider", min:0, max:1, step:0.1}
+PUSH = False  # @param {type:"boolean"}
+BETAS = [0.1, 0.5]  # @param {type:"raw"}
+PROFILE = None  # @param ["None", "'t4'"] {type:"raw"}
+SEED = 42  # @param {type:"integer"}
+MORE = {
+    "seed": 42,
+    "warmup_steps": 10,
+    "limit": 0,
+    "dropout": 0.1,
+    "modules": "all",
+}  # @param {type:"raw"}"""
+
+
+def check(**changed) -> dict:
+    """Run the parameters cell with some values changed, as a learner or papermill does, and then the check."""
+    values = {}
+    exec(CELL, values)
+    injected = "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in changed.items())
+    values |= changed
+    environment.check_parameters(["", "%pip list", "ROOT = 1", CELL, injected, "run()"], values)
+    return values
+
+
+def refusal(**changed) -> str:
+    with pytest.raises(environment.BadParameter) as caught:
+        check(**changed)
+    text = str(caught.value)
+    assert "\n" not in text and caught.value._render_traceback_() == [f"BadParameter: {text}"]
+    return text
+
+
+def test_values_that_fit_pass():
+    check()
+    check(RECIPE="article", BASE_MODEL="", LEARNING_RATE=1e-3, BETA=1, SKIPPED=0, SHARE=0, PUSH=True, PROFILE="t4")
+    check(BASE_MODEL=Path("here"), SEED=0, BETAS=[2], MORE={"seed": 0, "warmup_steps": 0, "modules": ["q", "k"]})
 
 
 @pytest.mark.parametrize(
-    "injected", ["# Parameters\nBETA = 0.2", '# Parameters\nBETA = 0.2\nRECIPE = "article-llama3"', "# Parameters\n"]
+    "name, wrong",
+    {
+        "RECIPE": ["corse", None, 1],
+        "BASE_MODEL": [None, 3, True],
+        "LEARNING_RATE": ["8e-6", None, 0, -8e-5, 0.1, 1.0, float("nan"), float("inf"), True],
+        "BETA": ["0.1", 0, -0.1, float("nan")],
+        "NUM_PAIRS": [0, -1, 2.5, "10", None, True],
+        "SKIPPED": [-1],
+        "SHARE": [-0.1, 1.1],
+        "PUSH": ["yes", 1, None],
+        "BETAS": [[0.1, "0.5"], [0.0], [float("inf")]],
+        "PROFILE": ["t5"],
+        "SEED": [-1, "42"],
+    }.items(),
 )
-def test_known_parameters_pass(injected):
-    environment.refuse_unknown_parameters(["", "import sys", PARAMETERS, injected, "run()"])
+def test_a_bad_value_is_refused_by_name(name, wrong):
+    for value in wrong:
+        text = refusal(**{name: value})
+        shown = value[-1] if isinstance(value, list) else value
+        assert name in text and repr(shown) in text
 
 
-@pytest.mark.parametrize("injected", ["# Parameters\nBETTA = 0.2", "# Parameters\nBETA = 0.2\nBETTA = 0.3"])
-def test_an_unknown_parameter_is_refused_with_those_there_are(injected):
-    with pytest.raises(NameError, match="no parameter BETTA.*RECIPE, BETA"):
-        environment.refuse_unknown_parameters(["", PARAMETERS, injected, "run()"])
+def test_an_unknown_name_is_refused_with_the_nearest():
+    assert "BETTA" in refusal(BETTA=0.2) and "Did you mean BETA?" in refusal(BETTA=0.2)
+    assert "ROOT" in refusal(BETA=0.2, ROOT=2)  # a variable, and no parameter
+    assert "sed" in refusal(MORE={"sed": 1}) and "Did you mean seed?" in refusal(MORE={"sed": 1})
 
 
-def test_a_variable_that_is_no_parameter_cannot_be_set():
-    with pytest.raises(NameError, match="no parameter ROOT"):
-        environment.refuse_unknown_parameters(["ROOT = 1", PARAMETERS, "# Parameters\nROOT = 2"])
+def test_what_more_lacks_comes_from_the_notebook():
+    assert check(MORE={"seed": 7})["MORE"] == {
+        "seed": 7, "warmup_steps": 10, "limit": 0, "dropout": 0.1, "modules": "all",
+    }  # fmt: skip
+    for more in ({"seed": "7"}, {"dropout": 0}, {"limit": -1}, {"dropout": float("nan")}, {"modules": 3}):
+        (key,) = more
+        assert key in refusal(MORE=more)
+    assert "MORE" in refusal(MORE=["seed"])
 
 
-def test_a_notebook_run_as_it_is_passes():
-    environment.refuse_unknown_parameters(["", "%pip list", PARAMETERS, "ROOT = 1"])
+@given(st.floats() | st.integers() | st.text(max_size=5) | st.booleans() | st.none())
+def test_a_rate_passes_only_if_training_can_use_it(value):
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 0.1
+    if usable:
+        check(LEARNING_RATE=value)
+    else:
+        refusal(LEARNING_RATE=value)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
-def test_what_papermill_injects_is_seen(path):
+def test_a_live_kernel_stops_in_one_line(tmp_path):
+    """As a learner sees it: the notebook's own globals are read, and no traceback of the helper is shown."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shell.run_cell(CELL, store_history=True)
+    check = "from utils import environment\nenvironment.check_parameters(In)"
+    assert shell.run_cell(check, store_history=True).success
+    shell.run_cell(CELL.replace('0.1  # @param {type:"number"} the', '-1  # @param {type:"number"} the'), True)
+    error = shell.run_cell(check, store_history=True).error_in_exec
+    assert isinstance(error, ValueError) and "BETA is -1" in str(error)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem[:2])
+def test_a_notebook_takes_its_own_parameters_and_no_others(path):
     """With papermill's own injection, into the course's own notebooks."""
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    def executed(**parameters) -> list[str]:
+    def run(**parameters) -> None:
         notebook = parameterize_notebook(load_notebook_node(str(path)), parameters)
-        return ["", *(cell.source for cell in notebook.cells if cell.cell_type == "code")]
+        sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        upto = next(i for i, source in enumerate(sources) if "check_parameters(In)" in source)
+        values = {"ROOT": ROOT}
+        for source in sources[1:upto]:
+            exec(source, values)
+        environment.check_parameters(sources[: upto + 1], values)
 
-    tagged = next(cell for cell in load_notebook_node(str(path)).cells if "parameters" in cell.metadata.tags)
-    known = [statement.targets[0].id for statement in ast.parse(tagged.source).body]
-    upto = next(i for i, source in enumerate(executed(**{known[0]: 1})) if "refuse_unknown_parameters(In)" in source)
-    environment.refuse_unknown_parameters(executed(**dict.fromkeys(known, 1))[: upto + 1])
-    with pytest.raises(NameError, match=f"no parameter {known[0]}_X.*{known[-1]}"):
-        environment.refuse_unknown_parameters(executed(**{f"{known[0]}_X": 1})[: upto + 1])
+    run()
+    with pytest.raises(environment.BadParameter, match="ARTEFACTS.*mean ARTIFACTS"):
+        run(ARTEFACTS="here")
 
 
 # --- W&B again: started with the first test of this file -------------------------------------------------------
