@@ -2,7 +2,9 @@
 
 import math
 import time
+from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -120,16 +122,16 @@ def test_the_ruler_is_laid_on_at_equal_distances_and_a_second_stage_goes_on(adap
     def lay_on(model):
         return ruler(model, tokenizer, PAIRS[8:])
 
-    track = evaluate.start_track(lay_on(adapted), memory.measure_peak)
+    track = evaluate.Track([(0, lay_on(adapted))])
     made = sft_of(adapted, tokenizer, tmp_path, max_steps=4)
-    evaluate.train_and_measure(made, lay_on, track, times=2)
+    evaluate.train_and_measure(made, lay_on, track, memory.measure_peak, times=2)
     assert len(track.points) == 3 and track.tokens == made.trained_tokens > track.points[1][0] > 0
     assert track.last.chosen.mean() > track.points[0][1].chosen.mean()
     assert lay_on(made.model).chosen.tolist() == pytest.approx(track.last.chosen.tolist())
     assert track.seconds > 0 and track.peak_gb >= 0
     first = track.tokens
     more = sft_of(made.model, tokenizer, tmp_path, max_steps=2)
-    evaluate.train_and_measure(more, lay_on, track, times=1)
+    evaluate.train_and_measure(more, lay_on, track, memory.measure_peak, times=1)
     assert len(track.points) == 4 and track.tokens == first + more.trained_tokens
     told = track.as_dict()
     assert [point["tokens"] for point in told["points"]] == [tokens for tokens, _ in track.points]
@@ -138,20 +140,22 @@ def test_the_ruler_is_laid_on_at_equal_distances_and_a_second_stage_goes_on(adap
     assert f"-> {track.last.margin.mean():.3f}" in str(track)
 
 
-def test_neither_time_nor_memory_of_the_ruler_counts(adapted, tokenizer, tmp_path):
+def test_the_time_of_the_ruler_does_not_count_and_the_peak_holds_weights_and_training(adapted, tokenizer, tmp_path):
     here = ruler(adapted, tokenizer, PAIRS[8:])
 
-    def slow_and_wide(model):
-        np.ones(100_000_000)  # 800 MB, which are gone when training goes on
-        time.sleep(2)
+    def slow(model):
+        time.sleep(1)
         return here
 
-    track = evaluate.start_track(here, memory.measure_peak)
-    ballast = np.ones(30_000_000)  # 240 MB, held while it trains
-    began = time.perf_counter()
-    evaluate.train_and_measure(sft_of(adapted, tokenizer, tmp_path), slow_and_wide, track, times=2)
-    assert len(track.points) == 3 and track.seconds < time.perf_counter() - began - 3.9
-    assert 0.2 < track.peak_gb < 0.6 and ballast.any()
+    @contextmanager
+    def peak_of_a_quarter():
+        yield SimpleNamespace(gb=0.25)
+
+    track, began = evaluate.Track([(0, here)]), time.perf_counter()
+    made = sft_of(adapted, tokenizer, tmp_path)
+    evaluate.train_and_measure(made, slow, track, peak_of_a_quarter, times=2)
+    assert len(track.points) == 3 and 0 < track.seconds < time.perf_counter() - began - 1.9
+    assert track.peak_gb == pytest.approx(0.25 + made.model.get_memory_footprint() / 1e9)
 
 
 # The start, and the reference

@@ -6,10 +6,10 @@ from utils.evaluate.benchmarks import chance_rows as chance_rows
 from utils.evaluate.benchmarks import choose_benchmarks as choose_benchmarks
 from utils.evaluate.benchmarks import compare_with_lm_eval as compare_with_lm_eval
 from utils.evaluate.benchmarks import predict_minutes as predict_minutes
-from utils.evaluate.benchmarks import quiet_lm_eval as quiet_lm_eval
 from utils.evaluate.benchmarks import run_benchmarks as run_benchmarks
 from utils.evaluate.benchmarks import suite_rows as suite_rows
 from utils.evaluate.benchmarks import write_held_out as write_held_out
+from utils.evaluate.compare import Track as Track
 from utils.evaluate.compare import account_rows as account_rows
 from utils.evaluate.compare import averages as averages
 from utils.evaluate.compare import check_reference as check_reference
@@ -19,7 +19,6 @@ from utils.evaluate.compare import implicit_margins as implicit_margins
 from utils.evaluate.compare import key_figures as key_figures
 from utils.evaluate.compare import own_figures as own_figures
 from utils.evaluate.compare import restore_adapter as restore_adapter
-from utils.evaluate.compare import start_track as start_track
 from utils.evaluate.compare import train_and_measure as train_and_measure
 from utils.evaluate.figures import plot_differences as plot_differences
 from utils.evaluate.figures import plot_tracks as plot_tracks

@@ -4,9 +4,7 @@ The ruler is a function of a model that returns the data frame of `score_pairs`.
 notebook 08 shows, and whether answers are any good, which no log-probability tells.
 """
 
-import gc
 import time
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from utils.evaluate.scores import SIDES
@@ -18,10 +16,8 @@ class Track:
     """What one method cost, and what the ruler gave on the way."""
 
     points: list[tuple]  # tokens trained on so far, and the data frame of the ruler
-    measure_peak: object  # context manager that yields an object whose `gb` is the most memory above the start
-    held_gb: float = 0.0  # before the method loaded anything
     seconds: float = 0.0  # of training, without the ruler
-    peak_gb: float = 0.0  # while it trained, above what was held before
+    peak_gb: float = 0.0  # of the weights, and of the most memory above them while it trained
 
     @property
     def tokens(self) -> int:
@@ -39,28 +35,20 @@ class Track:
         return {"points": points, "tokens": self.tokens, "seconds": self.seconds, "peak_gb": self.peak_gb}
 
     def __str__(self) -> str:
-        """Say what changed from the first to the last point."""
         first, last = averages(self.points[0][1]), averages(self.last)
         return ", ".join(f"{name} {first[name]:.3f} -> {last[name]:.3f}" for name in first)
 
 
 def averages(table) -> dict[str, float]:
-    """Average a table of `score_pairs`: chosen, rejected and margin in nats a token, and accuracy.
-
-    Example:
-        >>> import pandas as pd
-        >>> averages(pd.DataFrame({"chosen": [-1.0, -2.0], "rejected": [-3.0, -1.0], "margin": [2.0, -1.0]}))
-        {'chosen': -1.5, 'rejected': -2.0, 'margin': 0.5, 'accuracy': 0.5}
-    """
+    """Average a table of `score_pairs`: chosen, rejected and margin in nats a token, and accuracy."""
     means = {name: float(table[name].mean()) for name in (*SIDES, "margin")}
     return means | {"accuracy": float((table["margin"] > 0).mean())}
 
 
 def implicit_margins(table, reference, beta: float):
-    """Return DPO's margin of each pair: beta * (what the chosen answer gained - what the rejected one gained).
+    """Return DPO's margin of each pair: beta * (gain of the whole chosen answer - gain of the whole rejected one).
 
-    Rafailov et al. 2023, arXiv 2305.18290, section 4: the reward is beta * log(policy / reference) of the whole
-    answer, so each mean is multiplied by the answer's tokens.
+    Rafailov et al. 2023, arXiv 2305.18290, section 4.
     """
     gained = {side: (table[side] - reference[side]) * table[f"{side}_tokens"] for side in SIDES}
     return beta * (gained["chosen"] - gained["rejected"])
@@ -81,57 +69,31 @@ def counting(kind):
     return Counting
 
 
-def start_track(before, measure_peak) -> Track:
-    """Begin a method's track at the base, whose scores are `before`, once the memory of earlier methods is freed."""
-    gc.collect()  # a trainer and its model refer to each other in circles
-    with measure_peak():  # which begins by giving back to the system what was freed
-        held = _held_gb()
-    return Track([(0, before)], measure_peak, held)
-
-
-def train_and_measure(trainer, ruler, track: Track, times: int = 4) -> None:
+def train_and_measure(trainer, ruler, track: Track, measure_peak, times: int = 4) -> None:
     """Train, and measure at equal distances, the last time after the last step; a second stage continues the track.
 
-    The trainer is of a class of `counting`, with `max_steps` set. Its track gets points, seconds and peak.
+    The trainer is of a class of `counting`, with `max_steps` set; `measure_peak` is that of `utils.train`.
     """
     from transformers import TrainerCallback
 
-    steps, before, parts = trainer.args.max_steps, track.tokens, ExitStack()
-    stops = {round(steps * number / times) for number in range(1, times + 1)}
+    stops = {round(trainer.args.max_steps * number / times) for number in range(1, times + 1)}
+    before = track.tokens
 
     class Measures(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step in stops:
-                parts.close()
+                began = time.perf_counter()
                 track.points.append((before + trainer.trained_tokens, ruler(trainer.model)))
-                parts.enter_context(_part(track))
+                track.seconds -= time.perf_counter() - began
 
     callback = Measures()
     trainer.add_callback(callback)
-    with parts:
-        parts.enter_context(_part(track))
+    weights_gb, began = trainer.model.get_memory_footprint() / 1e9, time.perf_counter()
+    with measure_peak() as peak:
         trainer.train()
+    track.seconds += time.perf_counter() - began
+    track.peak_gb = max(track.peak_gb, weights_gb + peak.gb)
     trainer.remove_callback(callback)
-
-
-@contextmanager
-def _part(track: Track):
-    """Add seconds and peak of a part of a training to its track, so that the ruler counts for neither."""
-    started = time.perf_counter()
-    with track.measure_peak() as peak:
-        held = _held_gb() - track.held_gb
-        yield
-    track.peak_gb = max(track.peak_gb, held + peak.gb)
-    track.seconds += time.perf_counter() - started
-
-
-def _held_gb() -> float:
-    import psutil
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.memory_allocated() / 1e9
-    return psutil.Process().memory_info().rss / 1e9
 
 
 def own_figures(trainer) -> dict[str, float]:
@@ -152,26 +114,16 @@ def restore_adapter(model, weights: dict) -> None:
 
     With a 4-bit base, TRL's SFT and DPO trainers round an adapter to bf16 when they are built, and its ORPO trainer
     does not: the methods would not start alike. Also, the loss scaling of fp16 refuses gradients in bf16.
-
-    Raises:
-        ValueError: if the model trains other weights than these.
     """
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if other := sorted(trained.keys() ^ weights.keys()):
-        raise ValueError(
-            f"{len(other)} weights are trained or kept, but not both, such as {other[0]}: build the model with the "
-            "same LoraConfig as the one whose weights were kept."
-        )
+        raise ValueError(f"{len(other)} weights are trained or kept, but not both, such as {other[0]}.")
     for name, weight in trained.items():
         weight.data = weights[name].to(weight.device).clone()
 
 
 def check_reference(model, ruler, expected, most: float = 0.02) -> float:
-    """Score a DPO model's frozen adapter `ref`, and return the largest difference from `expected`, in nats a token.
-
-    Raises:
-        AssertionError: if it is more than `most`: then the reference is not the model that `expected` was measured on.
-    """
+    """Score a DPO model's frozen adapter `ref`, and return the largest difference from `expected`, in nats a token."""
     model.set_adapter("ref")
     table = ruler(model)
     model.set_adapter("default")
@@ -181,7 +133,7 @@ def check_reference(model, ruler, expected, most: float = 0.02) -> float:
 
 
 def account_rows(results: dict[str, dict], pairs: int) -> list[dict[str, str]]:
-    """List what each method reached on `pairs` held-out pairs and what it cost, as rows of a table.
+    """List what each method reached on `pairs` held-out pairs, and what it cost.
 
     `results` is method -> `Track.as_dict()` with `steps`, `adapters` and `reference_tokens`, which notebook 08 adds.
     """
@@ -189,21 +141,11 @@ def account_rows(results: dict[str, dict], pairs: int) -> list[dict[str, str]]:
     for name, result in results.items():
         last = result["points"][-1]
         low, high = wilson(last["accuracy"], pairs)
-        rows.append(
-            {
-                "method": name,
-                "accuracy (95 %)": f"{last['accuracy']:.2f} ({low:.2f} to {high:.2f})",
-                "margin": f"{last['margin']:.3f}",
-                "chosen": f"{last['chosen']:.3f}",
-                "rejected": f"{last['rejected']:.3f}",
-                "steps": " + ".join(map(str, result["steps"])),
-                "tokens trained": f"{result['tokens']:,}",
-                "by the reference": f"{result['reference_tokens']:,}",
-                "seconds": f"{result['seconds']:.1f}",
-                "peak GB": f"{result['peak_gb']:.3f}",
-                "adapters": str(result["adapters"]),
-            }
-        )
+        row = {"method": name, "accuracy (95 %)": f"{last['accuracy']:.2f} ({low:.2f} to {high:.2f})"}
+        row |= {key: f"{last[key]:.3f}" for key in ("margin", *SIDES)}
+        row |= {"steps": " + ".join(map(str, result["steps"])), "tokens trained": f"{result['tokens']:,}"}
+        row |= {"by the reference": f"{result['reference_tokens']:,}", "seconds": f"{result['seconds']:.1f}"}
+        rows.append(row | {"peak GB": f"{result['peak_gb']:.3f}", "adapters": str(result["adapters"])})
     return rows
 
 

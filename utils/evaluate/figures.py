@@ -43,18 +43,12 @@ def plot_differences(differences: list[dict]):
 
 
 def plot_tracks(results: dict[str, dict], pairs: int):
-    """Draw a panel of log-probabilities for each method, and below them margins and accuracies of all.
+    """Draw a panel of log-probabilities for each of four methods, and below them margins and accuracies of all.
 
     `results` is that of `account_rows`; `pairs` held-out pairs give the interval of the last accuracy.
     """
-    count = len(results)
-    figure, axes = new_figure(columns=count, rows=2, width=9.6 / count, height=2.5)
-    upper, margins, accuracies = axes[:count], axes[count], axes[count + 1]
-    grid = margins.get_gridspec()
-    margins.set_subplotspec(grid[1, : count // 2])
-    accuracies.set_subplotspec(grid[1, count // 2 :])
-    for axis in axes[count + 2 :]:
-        axis.remove()
+    figure, axes = new_figure(columns=2, rows=3, width=4.8, height=2.1)
+    *upper, margins, accuracies = axes
     furthest = max(result["points"][-1]["tokens"] for result in results.values())
     told = []
     for place, (name, result) in enumerate(results.items()):
@@ -67,30 +61,28 @@ def plot_tracks(results: dict[str, dict], pairs: int):
         style = {"color": SEQUENCE[place], "marker": MARKERS[place], "markersize": 4, "label": name}
         margins.plot(tokens, [point["margin"] for point in points], **style)
         accuracies.plot(tokens, [point["accuracy"] for point in points], **style)
-        beside = furthest * (1.03 + 0.02 * place)  # so that no interval hides another
-        accuracies.plot([beside] * 2, wilson(points[-1]["accuracy"], pairs), color=SEQUENCE[place], linewidth=2)
+        right = furthest * (1.03 + 0.02 * place)  # so that no interval hides another
+        accuracies.plot([right] * 2, wilson(points[-1]["accuracy"], pairs), color=SEQUENCE[place], linewidth=2)
         changes = [f"{key} from {points[0][key]:.2f} to {points[-1][key]:.2f}" for key in points[0] if key != "tokens"]
         told.append(f"{name}: {', '.join(changes)}")
-    low = min(axis.get_ylim()[0] for axis in upper)
-    high = max(axis.get_ylim()[1] for axis in upper)
+    limits = [end for axis in upper for end in axis.get_ylim()]
     for axis in upper:
-        axis.set_ylim(low, high)
-        axis.tick_params(labelleft=axis is upper[0])
-    upper[0].set_ylabel("log-probability\n(nats a token)", fontsize=8)
+        axis.set_ylim(min(limits), max(limits))
     upper[0].legend(frameon=False, fontsize=8)
-    margins.axhline(0, color="black", linestyle="--", linewidth=0.8, zorder=1)
+    for axis in upper[::2]:
+        axis.set_ylabel("nats a token", fontsize=8)
     margins.set_ylabel("margin (nats a token)", fontsize=8)
-    accuracies.axhline(0.5, color="black", linestyle="--", linewidth=0.8, zorder=1)
-    accuracies.set_ylim(-0.04, 1.04)
     accuracies.set_ylabel(f"accuracy, {pairs} pairs, 95 %", fontsize=8)
-    for axis in (*upper, margins, accuracies):
+    accuracies.set_ylim(-0.04, 1.04)
+    for axis, nothing in ((margins, 0), (accuracies, 0.5)):
+        axis.axhline(nothing, color="black", linestyle="--", linewidth=0.8, zorder=1)
+        axis.set_xlabel("tokens trained on", fontsize=8)
+    for axis in axes:
         axis.tick_params(labelsize=8)
         axis.locator_params(axis="x", nbins=4)
         axis.xaxis.set_major_formatter(_thousands)
-    for axis in (margins, accuracies):
-        axis.set_xlabel("tokens trained on", fontsize=8)
     handles = margins.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=count, frameon=False, fontsize=9)
+    figure.legend(*handles, loc="outside lower center", ncols=len(results), frameon=False, fontsize=9)
     return figure, f"Held-out pairs over tokens trained on, first and last value. {'. '.join(told)}."
 
 

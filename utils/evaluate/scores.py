@@ -7,29 +7,22 @@ trainer logs as `logps`. Left out: benchmarks, and judging the answers, which ta
 import os
 
 from utils import intervals
+from utils.data import render_pair
 
 SIDES = ("chosen", "rejected")
 TOP_P = 0.9  # sampled answers leave out the least likely tokens, a tenth of the probability: the base's tail is noise
 
 
 def answer_tokens(pair: dict, side: str, tokenizer) -> tuple[list[int], int]:
-    """Return the tokens of a whole conversation, and the position of its answer's first token.
-
-    The answer is everything after the generation header, the end token included.
-    """
-    texts = [
-        tokenizer.apply_chat_template(pair["prompt"], tokenize=False, add_generation_prompt=True),
-        tokenizer.apply_chat_template(pair["prompt"] + pair[side], tokenize=False),
-    ]
-    prompt, whole = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    """Return the tokens of a whole conversation, and the position of its answer's first token; its last is the end."""
+    texts = render_pair(pair, tokenizer)
+    both = [texts["prompt"], texts["prompt"] + texts[side]]
+    prompt, whole = tokenizer(both, add_special_tokens=False)["input_ids"]
     return whole, len(os.path.commonprefix([prompt, whole]))
 
 
 def token_logps(model, tokenizer, pair: dict) -> dict[str, list[tuple[int, float]]]:
-    """Return each token of both answers with its log-probability in nats: side -> [(token id, log-probability)].
-
-    Keeps every number, so it is meant for a handful of pairs; `score_pairs` gives their means for many.
-    """
+    """Return each token of both answers with its log-probability in nats: side -> [(token id, log-probability)]."""
     import torch
 
     found = {}
@@ -43,15 +36,12 @@ def token_logps(model, tokenizer, pair: dict) -> dict[str, list[tuple[int, float
 
 
 def score_pairs(model, tokenizer, pairs: list[dict], batch_size: int = 4):
-    """Compute the mean log-probability of a token of both answers of each pair.
+    """Compute the mean log-probability of a token of both answers of each pair, `batch_size` answers in one pass.
 
     Returns a data frame with a row for each pair: source, chosen and rejected (nats a token), margin (chosen minus
-    rejected), and the tokens of both answers. `batch_size` counts answers in one pass; their logits take most of the
-    memory.
-
-    Raises:
-        ValueError: naming a pair whose log-probability is not finite, such as one with an empty answer.
+    rejected), chosen_tokens and rejected_tokens. Raises `ValueError` for a pair whose log-probability is not finite.
     """
+    import numpy as np
     import pandas as pd
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -69,14 +59,14 @@ def score_pairs(model, tokenizer, pairs: list[dict], batch_size: int = 4):
             logits = model(input_ids=batch, attention_mask=mask).logits
         for row, place in enumerate(places):
             sums[place] = _answer_logps(logits[row], *talks[place]).sum().item()
-    lengths = [len(tokens) - start for tokens, start in talks]
     scores = pd.DataFrame({"source": [pair.get("source") or "pairs" for pair in pairs]})
     for offset, side in enumerate(SIDES):
-        scores[side] = [total / max(1, count) for total, count in zip(sums[offset::2], lengths[offset::2], strict=True)]
-        scores[f"{side}_tokens"] = lengths[offset::2]
+        lengths = np.array([len(tokens) - start for tokens, start in talks[offset::2]])
+        scores[side] = np.array(sums[offset::2]) / np.maximum(lengths, 1)
+        scores[f"{side}_tokens"] = lengths
     scores["margin"] = scores["chosen"] - scores["rejected"]
     empty = (scores.chosen_tokens == 0) | (scores.rejected_tokens == 0)
-    for place in scores.index[empty | ~(scores.margin.abs() < float("inf"))]:
+    for place in scores.index[empty | ~np.isfinite(scores.margin)]:
         raise ValueError(
             f"Pair {place} (source {scores.source[place]}) has an empty answer, or a log-probability that is not "
             "finite: take it out of the pairs, or load the model in a dtype with more range."
@@ -101,38 +91,45 @@ def preference_rows(scores: dict, seed: int = 42) -> list[dict]:
     """
     rows = []
     for model, table in scores.items():
-        for source, part in _by_source(table):
-            right = (part.margin > 0).astype(float)
-            row = {"model": model, "source": source, "pairs": len(part)}
-            row |= _with_interval("accuracy", right, seed) | _with_interval("margin", part.margin, seed)
-            if right.nunique() == 1:
-                row["accuracy_low"], row["accuracy_high"] = intervals.wilson(right.mean(), len(right))
-            rows.append(row)
+        right = (table.margin > 0).astype(float)
+        for row in _average_by_source(table.source, right, table.margin, seed):
+            if row["accuracy"] in (0, 1):
+                row["accuracy_low"], row["accuracy_high"] = intervals.wilson(row["accuracy"], row["pairs"])
+            rows.append({"model": model} | row)
     return rows
 
 
 def difference_rows(scores: dict, comparisons: list[tuple[str, str]], seed: int = 42) -> list[dict]:
     """List how much one model gains over another, pair by pair, with 95 % intervals of the difference.
 
-    `comparisons` are (model, reference); one with a model that is not in `scores` is left out. All tables hold the
-    same pairs in the same order.
+    `comparisons` are (model, reference); one with a model that is not in `scores` is left out.
     """
     rows = []
     for model, reference in comparisons:
-        if model not in scores or reference not in scores:
-            continue
-        for source, part in _by_source(scores[model]):
-            other = scores[reference].loc[part.index]
-            right = (part.margin > 0).astype(float) - (other.margin > 0).astype(float)
-            row = {"model": model, "reference": reference, "source": source, "pairs": len(part)}
-            row |= _with_interval("accuracy", right, seed)
-            rows.append(row | _with_interval("margin", part.margin - other.margin, seed))
+        if {model, reference} <= scores.keys():
+            now, before = scores[model], scores[reference]
+            gained = (now.margin > 0).astype(float) - (before.margin > 0).astype(float)
+            averages = _average_by_source(now.source, gained, now.margin - before.margin, seed)
+            rows += [{"model": model, "reference": reference} | row for row in averages]
+    return rows
+
+
+def _average_by_source(source, accuracy, margin, seed: int) -> list[dict]:
+    parts = {"all": source.index}
+    if source.nunique() > 1:
+        parts |= source.groupby(source).groups
+    rows = []
+    for name, places in parts.items():
+        row = {"source": name, "pairs": len(places)}
+        for metric, values in (("accuracy", accuracy.loc[places]), ("margin", margin.loc[places])):
+            low, high = intervals.bootstrap(values, seed=seed)
+            row |= {metric: float(values.mean()), f"{metric}_low": low, f"{metric}_high": high}
+        rows.append(row)
     return rows
 
 
 def length_bias(scores: dict) -> dict:
-    """Tell how much length decides: accuracy of the rule "the longer answer wins" (a tie counts half), and of each
-    model by mean and by summed log-probability.
+    """Return the accuracy of the rule "the longer answer wins" (a tie counts half), and of models by mean and sum.
 
     A sum falls with every token, so it favours short answers; a mean does not, but is not free of length either.
     """
@@ -153,10 +150,7 @@ def summed_margins(table):
 
 
 def answer_prompts(model, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float = 0.0, seed: int = 42):
-    """Answer prompts in one batch, greedily or, at a temperature above 0, by sampling.
-
-    Returns (texts, whether each ended by itself).
-    """
+    """Answer prompts in one batch, by sampling if there is a temperature: (texts, whether each ended by itself)."""
     import torch
 
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
@@ -176,14 +170,3 @@ def answer_prompts(model, tokenizer, prompts: list[str], max_new_tokens: int, te
     answers = output[:, batch["input_ids"].shape[1] :]
     ended = (answers == tokenizer.eos_token_id).any(dim=1).tolist()
     return tokenizer.batch_decode(answers, skip_special_tokens=True), ended
-
-
-def _by_source(table):
-    yield "all", table
-    if table.source.nunique() > 1:
-        yield from table.groupby("source", sort=True)
-
-
-def _with_interval(name: str, values, seed: int) -> dict[str, float]:
-    low, high = intervals.bootstrap(values, seed=seed)
-    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
