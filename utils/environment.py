@@ -6,6 +6,7 @@ without. Left out: the settings that follow from the device, which `profiles` ho
 
 import ast
 import difflib
+import importlib
 import json
 import math
 import os
@@ -14,8 +15,58 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGES = "torch transformers trl peft bitsandbytes datasets accelerate wandb huggingface_hub".split()
+PACKAGES = (
+    *("torch", "transformers", "trl", "peft", "bitsandbytes"),
+    *("datasets", "accelerate", "wandb", "huggingface_hub"),
+)
 METRICS_TYPE = "application/x-course-metrics+json"
+
+
+def set_up(root: Path) -> None:
+    """Install what requirements.txt asks for and this Python lacks, and print one line; the end of the setup cell.
+
+    Raises:
+        SystemExit: in one sentence, if pip fails.
+    """
+    import subprocess
+
+    git = ["git", "-C", str(root), "log", "-1", "--format=%h of %cs"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # a copy without git
+        commit = "without a commit"
+    missing, done = _missing(root / "requirements.txt"), "nothing to install"
+    if missing:
+        print(f"Installing {', '.join(missing)}: about 2 minutes ...", end=" ", flush=True)
+        before = versions(missing)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "-r", str(root / "requirements.txt")]
+        result = subprocess.run(pip, capture_output=True, text=True)
+        if result.returncode:
+            raise SystemExit(f"pip failed: {result.stderr.strip().splitlines()[-1]}")
+        importlib.invalidate_caches()
+        loaded = [name for name in missing if name in sys.modules and before[name] != "not installed"]
+        done = f"now restart, since {', '.join(loaded)} was loaded" if loaded else "installed; no restart needed"
+    print(f"Course {commit}; {done}.")
+    quiet_known_warnings()
+
+
+def _missing(requirements: Path) -> list[str]:
+    """Name the packages that a file of requirements asks for and that are not installed, or in another version."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from packaging.requirements import Requirement
+
+    missing = []
+    for line in requirements.read_text().splitlines():
+        if text := line.partition("#")[0].strip():
+            wanted = Requirement(text)
+            try:
+                fits = wanted.specifier.contains(version(wanted.name), prereleases=True)
+            except PackageNotFoundError:
+                fits = False
+            if not fits:
+                missing.append(wanted.name)
+    return missing
 
 
 @dataclass(frozen=True)
@@ -154,13 +205,13 @@ def artifacts_folder(root, artifacts: str) -> Path:
     return folder
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a run's numbers."""
+def versions(packages=PACKAGES) -> dict[str, str]:
+    """Return the versions of Python and of packages, unless told otherwise those that decide a run's numbers."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -192,6 +243,11 @@ def record(**metrics) -> None:
         for name, value in metrics.items()
     )
     display({METRICS_TYPE: metrics, "text/plain": text}, raw=True)
+
+
+def refuse_unknown_parameters(cells: list[str]) -> None:
+    """Check as `check_parameters` does: the old name, until all notebooks call the new one."""
+    check_parameters(cells, sys._getframe(1).f_globals)
 
 
 class BadParameter(ValueError):
