@@ -1,7 +1,4 @@
-"""What notebook 06 does around its questions: finds the three models, checks that they fit, and updates their cards.
-
-Left out: the questions, see `utils.evaluate`.
-"""
+"""What notebook 06 does around its questions: finds the three models, checks that they fit, and updates their cards."""
 
 import json
 from dataclasses import dataclass
@@ -34,32 +31,28 @@ class Models:
         )
 
 
-def find_models(artifacts, token, adapter="", merged="", push=False, more=None) -> Models:
+def find_models(artifacts, token, adapter: str, merged: str, push: bool, more: dict) -> Models:
     """Find what to compare without downloading any weights; `""` looks in the artifacts.
 
-    `more` may name a `base_model`, a file of `pairs`, an `adapter_repo` and a `merged_repo`.
-
-    Raises:
-        FileNotFoundError: if there is no adapter, or no held-out pairs with it, saying what to run or set.
+    `more` is notebook 06's `MORE`. Raises `FileNotFoundError` if there is no adapter, or no held-out pairs with it.
     """
-    more, local = more or {}, Path(artifacts) / "merged"
     folder, run, held_out = keep.find_adapter(adapter or None, Path(artifacts) / "run", token)
-    if more.get("pairs"):
+    if more["pairs"]:
         held_out = json.loads(Path(more["pairs"]).read_text())
     if not held_out:
         raise FileNotFoundError(
             f'{folder} came without held-out pairs, as a published adapter does. Set MORE["pairs"] to the '
             "held_out.json of its run, or to a file in the same form with pairs it was not trained on."
         )
-    base_name = more.get("base_model") or run["recipe"]["base_model"]
+    base_name = more["base_model"] or run["recipe"]["base_model"]
     base = bases.describe_base(base_name, run["revisions"]["base_model"], token)
-    merged = merged or (str(local) if (local / "config.json").exists() else "")
+    if not merged and (Path(artifacts) / "merged" / "config.json").exists():
+        merged = str(Path(artifacts) / "merged")
     found = bases.describe_base(merged, None, token) if merged else None
     identity = hub.hub_identity(token) if push else None
-    owner = identity["name"] if identity else "you"
-    on_hub = found.name if found and found.commit else None
-    merged_repo = more.get("merged_repo") or on_hub or f"{owner}/{bases.model_name(base.name)}"
-    names = {"adapter": more.get("adapter_repo") or f"{merged_repo}-adapter"}
+    merged_repo = more["merged_repo"] or (found.name if found and found.commit else None)
+    merged_repo = merged_repo or f"{identity['name'] if identity else 'you'}/{bases.model_name(base.name)}"
+    names = {"adapter": more["adapter_repo"] or f"{merged_repo}-adapter"}
     if found:
         names["merged"] = merged_repo
     return Models(folder, run, held_out, base, found, names, identity)
@@ -69,9 +62,6 @@ def check_models(models: Models, precision: str, batch_size: int, push: bool, to
     """Show what would stop the evaluation, stop at a red line, and return the precision: "whole" or "4-bit".
 
     "auto" takes the models whole, in 16 bits on a GPU, if they fit.
-
-    Raises:
-        NotReady: see `preflight.stop_if_red`.
     """
     from IPython.display import display
 
@@ -80,15 +70,13 @@ def check_models(models: Models, precision: str, batch_size: int, push: bool, to
     preflight.stop_if_red(checks)  # of a base that cannot be read, nothing below can be said
     device = environment.find_device()
     room = preflight.ROOM[device.kind] * device.memory_gb
-    rows, tokens = batch_size, models.run["recipe"]["max_length"]
-    needed = {it: scoring_gb(models.base.skeleton, device.dtype, it == "4-bit", rows, tokens) for it in PRECISIONS}
+    shape = models.base.skeleton, device.dtype, batch_size, models.run["recipe"]["max_length"]
     if precision == "auto":
-        precision = "whole" if needed["whole"] <= room else "4-bit"
-    if precision not in needed:
-        raise ValueError(f'PRECISION = {precision!r}: set it to "auto", "whole" or "4-bit".')
-    told = f"{needed[precision]:.2f} GB predicted {precision}, {room:.1f} GB usable on {device.name}"
+        precision = "whole" if scoring_gb(False, *shape) <= room else "4-bit"
+    needed = scoring_gb(precision == "4-bit", *shape)
+    told = f"{needed:.2f} GB predicted {precision}, {room:.1f} GB usable on {device.name}"
     mend = 'set PRECISION = "auto" or a smaller BATCH_SIZE, or take a GPU with more memory'
-    checks.append(preflight.Check("memory", needed[precision] <= room, told, mend))
+    checks.append(preflight.Check("memory", needed <= room, told, mend))
     checks += preflight.check_disk([(it.download_gb, hub.cache_folder(), "models") for it in found])
     repositories = list(models.repositories.values()) if push else []
     checks += preflight.check_writing(models.identity, repositories, models.base.name)
@@ -99,10 +87,7 @@ def check_models(models: Models, precision: str, batch_size: int, push: bool, to
     return precision
 
 
-PRECISIONS = ("whole", "4-bit")
-
-
-def scoring_gb(skeleton, dtype: str, four_bit: bool, rows: int, tokens: int) -> float:
+def scoring_gb(four_bit: bool, skeleton, dtype: str, rows: int, tokens: int) -> float:
     """Predict the memory of scoring in GB (10^9 bytes): the weights, and the logits of `rows` answers in one pass."""
     width = memory.DTYPE_BYTES[dtype]
     in_fp32 = max(rows, 2)  # lm-eval's log-probabilities of a batch; here it is one row, twice
@@ -111,18 +96,14 @@ def scoring_gb(skeleton, dtype: str, four_bit: bool, rows: int, tokens: int) -> 
 
 
 def fetch_merged(models: Models, token) -> Path:
-    """Download the merged model, and see that it was merged from this adapter.
-
-    Raises:
-        ValueError: if it was merged from another one.
-    """
+    """Download the merged model; raises `ValueError` if it was merged from another adapter."""
     folder = bases.fetch_base(models.merged.name, models.merged.commit, token)
     merged_models.check_merged_from(folder, models.adapter)
     return folder
 
 
 def write_cards(models: Models, results: dict, folder, push: bool, token) -> dict[str, str]:
-    """Write the cards of adapter and merged model anew with the results, and return repository -> commit if pushed.
+    """Write the cards of adapter and merged model with the results, and return repository -> commit if pushed.
 
     A merged model without `merge.json`, notebook 05's proof, gets no card; one from the Hub gets it in `folder`.
     """
