@@ -1,4 +1,4 @@
-"""What the notebooks ask of the Hub: who a token is, what a name means, uploads in one piece, files as they are listed.
+"""What the course asks of the Hub: a repository's facts, a token's owner, uploads in one commit, files as listed.
 
 Left out: downloads, which are `huggingface_hub`'s, and where a token comes from: see `environment`.
 """
@@ -6,10 +6,64 @@ Left out: downloads, which are `huggingface_hub`'s, and where a token comes from
 import contextlib
 import hashlib
 import os
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 MIRRORS = {"meta-llama/Meta-Llama-3-8B": "NousResearch/Meta-Llama-3-8B"}
+NEW_TOKEN = "make one with the role write at https://huggingface.co/settings/tokens"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What the Hub says of a repository now; of a folder or file on this machine, only that it is local."""
+
+    name: str
+    commit: str | None = None  # 40 hex digits; `None` if it is on this machine
+    host: str = "local"  # or such as "huggingface.co"; "stand-in at 127.0.0.1" on the practice hub
+    licence: str | None = None  # as its tag writes it, or "not stated"
+    gated: bool = False
+    private: bool = False
+    may_read: bool = True  # False: gated, and the token has no access
+    files: tuple = ()  # as the Hub lists them, each with `rfilename`, `size`, `lfs` and `blob_id`
+
+
+def describe_repository(
+    repo_id: str, repo_type: str = "model", revision: str | None = None, token: str | None = None
+) -> Repository:
+    """Ask the Hub once for all that it says of a repository, and which commit a branch or tag means now.
+
+    Raises:
+        FileNotFoundError, PermissionError, ConnectionError: see `in_one_sentence`. A gated model whose licence you have
+            not accepted raises nothing: it `may_read` is false.
+    """
+    from huggingface_hub import HfApi
+
+    if os.path.exists(repo_id):
+        return Repository(repo_id)
+    api, may_read = HfApi(token=token), True
+    with in_one_sentence(repo_id, repo_type, revision):
+        info = api.repo_info(repo_id, revision=revision, repo_type=repo_type, files_metadata=True)
+    try:
+        with in_one_sentence(repo_id, repo_type):
+            if info.gated:  # everybody may know its name, but not its files
+                api.auth_check(repo_id, repo_type=repo_type)
+    except PermissionError:
+        if repo_type != "model":
+            raise
+        may_read = False
+    tags, host = info.tags or [], hub_url().split("//")[-1].split(":")[0]
+    licences = [tag.removeprefix("license:") for tag in tags if tag.startswith("license:")]
+    return Repository(
+        name=repo_id,
+        commit=info.sha,
+        host=f"stand-in at {host}" if "stand-in" in tags else host,
+        licence=licences[0] if licences else "not stated",
+        gated=bool(info.gated),
+        private=bool(info.private),
+        may_read=may_read,
+        files=tuple(info.siblings or ()),
+    )
 
 
 def hub_url() -> str:
@@ -37,23 +91,10 @@ def way_in(repo_id: str, repo_type: str = "model") -> str:
     return f"accept its licence at {page(repo_id, repo_type)} with the account of your HF_TOKEN, or {mirror}"
 
 
-def stated_licence(repo_id: str, commit: str | None, repo_type: str = "model", token: str | None = None) -> str | None:
-    """Return the licence that a repository states, as its tag writes it, or "not stated"; `None` without a commit."""
-    from huggingface_hub import HfApi
-
-    if commit is None:  # a folder or a file, of which nobody states one
-        return None
-    with in_one_sentence(repo_id, repo_type, commit):
-        tags = HfApi(token=token).repo_info(repo_id, revision=commit, repo_type=repo_type).tags or []
-    return next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), "not stated")
-
-
 def hub_identity(token: str | None) -> dict | None:
-    """Ask the Hub who a token belongs to.
+    """Ask the Hub whose token this is; `None` without a token, or with one that it does not know.
 
-    Returns:
-        `{"name": str, "role": "read" | "write" | "fineGrained", "namespaces": [str]}`, or `None` without a token, or
-        with one that the Hub does not know.
+    Returns `{"name": str, "role": "read" | "write" | "fineGrained", "namespaces": [str]}`.
 
     Raises:
         ConnectionError: if the Hub cannot be reached.
@@ -66,7 +107,7 @@ def hub_identity(token: str | None) -> dict | None:
     try:
         me = HfApi(token=token).whoami()
     except (httpx.HTTPError, OSError) as error:
-        if getattr(getattr(error, "response", None), "status_code", None) == 401:
+        if _status(error) == 401:
             return None
         raise ConnectionError(
             f"The Hub at {hub_url()} did not say whose token this is ({type(error).__name__}): run this cell again "
@@ -88,69 +129,52 @@ def in_one_sentence(repo_id: str, repo_type: str = "model", revision: str | None
     import httpx
     from huggingface_hub import errors
 
-    def told(kind: type, what: str, error: Exception) -> None:
-        raise kind(what) from error
-
+    caught = httpx.HTTPError, RuntimeError, errors.HFValidationError, errors.LocalEntryNotFoundError
     try:
         yield
-    except errors.GatedRepoError as error:
-        told(PermissionError, f"{repo_id} is gated, and you have no access yet: {way_in(repo_id, repo_type)}.", error)
-    except errors.RepositoryNotFoundError as error:
-        what = f"The Hub at {hub_url()} has no {repo_type} {repo_id!r} that you may read: look for a slip in its name; "
-        told(FileNotFoundError, what + "if it is private, set HF_TOKEN to a token of its owner.", error)
-    except errors.RevisionNotFoundError as error:
-        what = (
-            f"{repo_id} has no revision {revision!r}: choose a branch, tag or commit from {page(repo_id, repo_type)}."
-        )
-        told(FileNotFoundError, what, error)
-    except errors.HFValidationError as error:
-        what = f"{repo_id!r} is neither a folder or file here nor a name that the Hub could have: check the path."
-        told(FileNotFoundError, what, error)
-    except (httpx.HTTPError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError, RuntimeError) as error:
-        # huggingface_hub raises a RuntimeError for an upload that failed
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status == 401:
-            what = (
-                f"The Hub at {hub_url()} does not know your HF_TOKEN, and answers nothing while it is set: make a new "
+    except caught as error:  # a RuntimeError is an upload that failed
+        hub, status = f"The Hub at {hub_url()}", _status(error)
+        if isinstance(error, errors.GatedRepoError):
+            kind, told = (
+                PermissionError,
+                f"{repo_id} is gated, and you have no access yet: {way_in(repo_id, repo_type)}",
             )
-            told(PermissionError, what + "one at https://huggingface.co/settings/tokens, or remove it.", error)
-        if status == 403:
-            what = f"Your HF_TOKEN may not do this with {repo_id}: make one with the role write at "
-            told(PermissionError, what + "https://huggingface.co/settings/tokens, or choose another repository.", error)
-        if status == 404:
-            told(FileNotFoundError, f"The Hub at {hub_url()} has no {repo_type} {repo_id!r}: check the name.", error)
-        what = f"The Hub at {hub_url()} failed for {repo_id} ({type(error).__name__}): run this cell again, when the "
-        told(ConnectionError, what + "network is back.", error)
+        elif isinstance(error, errors.RevisionNotFoundError):
+            where = page(repo_id, repo_type)
+            kind, told = FileNotFoundError, f"{repo_id} has no revision {revision!r}: choose one from {where}"
+        elif isinstance(error, errors.HFValidationError):
+            told = f"{repo_id!r} is neither a folder or file here nor a name that the Hub could have: check the path"
+            kind = FileNotFoundError
+        elif isinstance(error, errors.RepositoryNotFoundError) or status == 404:
+            told = f"{hub} has no {repo_type} {repo_id!r} that you may read: look for a slip in its name"
+            kind, told = FileNotFoundError, f"{told}, and if it is private, set HF_TOKEN to a token of its owner"
+        elif status == 401:
+            told = f"{hub} does not know your HF_TOKEN, and answers nothing while it is set: {NEW_TOKEN}, or remove it"
+            kind = PermissionError
+        elif status == 403:
+            told = f"Your HF_TOKEN may not do this with {repo_id}: {NEW_TOKEN}, or choose another repository"
+            kind = PermissionError
+        else:
+            told = f"{hub} failed for {repo_id} ({type(error).__name__})"
+            kind, told = ConnectionError, f"{told}: run this cell again, when the network is back"
+        raise kind(f"{told}.") from error
+
+
+def _status(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def resolve_revision(
     repo_id: str, revision: str | None = None, repo_type: str = "model", token: str | None = None
 ) -> tuple[str | None, str]:
-    """Resolve a branch or tag to the commit it names now, so that a run can be repeated.
+    """Return (commit, host) of `describe_repository`."""
+    found = describe_repository(repo_id, repo_type, revision, token)
+    return found.commit, found.host
 
-    Args:
-        repo_id: Hub id; a local folder or file is returned as (`None`, "local").
-        revision: branch, tag or commit; `None` for `main`.
-        repo_type: "model" or "dataset".
-        token: Hub token for private or gated repositories.
 
-    Returns:
-        (commit, note): 40 hex digits, and where the repository comes from, such as "huggingface.co" or "stand-in at
-            127.0.0.1".
-
-    Raises:
-        FileNotFoundError, PermissionError, ConnectionError: see `in_one_sentence`.
-    """
-    from huggingface_hub import HfApi
-
-    if os.path.exists(repo_id):
-        return None, "local"
-    with in_one_sentence(repo_id, repo_type, revision):
-        info = HfApi(token=token).repo_info(repo_id, revision=revision, repo_type=repo_type)
-        if repo_type == "dataset" and info.gated:  # its name may be known to all, and its rows not
-            HfApi(token=token).auth_check(repo_id, repo_type=repo_type)
-    host = hub_url().split("//")[-1].split(":")[0]
-    return info.sha, f"stand-in at {host}" if "stand-in" in (info.tags or []) else host
+def stated_licence(repo_id: str, commit: str | None, repo_type: str = "model", token: str | None = None) -> str | None:
+    """Return the licence of `describe_repository`."""
+    return describe_repository(repo_id, repo_type, commit, token).licence if commit else None
 
 
 def create_repository(repo_id: str, token: str | None, private: bool = True, repo_type: str = "model") -> None:
@@ -161,12 +185,10 @@ def create_repository(repo_id: str, token: str | None, private: bool = True, rep
     """
     from huggingface_hub import HfApi
 
-    api = HfApi(token=token)
     sdk = "gradio" if repo_type == "space" else None
     with in_one_sentence(repo_id, repo_type):
-        api.create_repo(repo_id, private=private, exist_ok=True, repo_type=repo_type, space_sdk=sdk)
-        public = private and not api.repo_info(repo_id, repo_type=repo_type).private
-    if public:
+        HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True, repo_type=repo_type, space_sdk=sdk)
+    if private and not describe_repository(repo_id, repo_type, token=token).private:
         raise PermissionError(
             f"{repo_id} is there already, and public: make it private at {page(repo_id, repo_type)}/settings, or "
             "choose another name."
@@ -182,29 +204,20 @@ def commit_files(
     replaces: list[str] | None = None,
     repo_type: str = "model",
 ) -> str:
-    """Upload the files of a folder that are on a list as one commit, so that a branch never holds half of them.
+    """Upload the files of a folder that match a list as one commit, so that a branch never holds half of them.
 
     Not `upload_folder`: with hf_xet it commits what takes longer than five minutes in several parts.
 
-    Args:
-        folder: local folder.
-        repo_id: "namespace/name", which is there.
-        patterns: of paths relative to the folder.
-        token: Hub token that may write.
-        below: folder of the repository that they go to, with a slash at its end.
-        replaces: patterns of paths in the repository; what is there, but not in this upload, is deleted.
-        repo_type: "model", "dataset" or "space".
-
-    Returns:
-        The commit, 40 hex digits.
+    They go into the folder `below`, such as "adapter/". What is in the repository and matches `replaces`, but is not
+    among them, is deleted. Returns the commit.
 
     Raises:
-        FileNotFoundError: if no file of the folder is on the list; see `in_one_sentence` for the others.
+        FileNotFoundError: if no file of the folder matches; see `in_one_sentence` for the others.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api, folder = HfApi(token=token), Path(folder)
-    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     names = [name for name in names if matches(name, patterns)]
     if not names:
         raise FileNotFoundError(f"There is nothing to upload in {folder}: no {', '.join(patterns)}.")
@@ -231,12 +244,7 @@ def matches(path: str, patterns: list[str]) -> bool:
 
 
 def is_as_listed(path: Path, entry) -> bool:
-    """Say whether a file holds, bit for bit, what the Hub lists: by sha256, or for small files by git's own name.
-
-    Args:
-        path: local file, which may be missing.
-        entry: of the Hub's listing, such as `huggingface_hub.RepoFile`, with `lfs` or `blob_id`.
-    """
+    """Say whether a file holds, bit for bit, what the Hub lists: by sha256, or for small files by git's own name."""
     if not path.exists():
         return False
     if entry.lfs:

@@ -90,7 +90,7 @@ def test_a_private_repository_needs_the_token(hub, tmp_path):
             FileNotFoundError,
             "has no dataset 'nobody/nothing' that you may read: look for a slip",
         ),
-        (stand_ins.ORPO_MIX, "v9", FileNotFoundError, "orpo-dpo-mix-40k has no revision 'v9': choose"),
+        (stand_ins.ORPO_MIX, "v9", FileNotFoundError, "orpo-dpo-mix-40k has no revision 'v9': choose one"),
         ("./my data.jsonl", None, FileNotFoundError, "'./my data.jsonl' is neither a folder or file here nor"),
     ],
 )
@@ -109,7 +109,7 @@ def test_a_hub_out_of_reach_is_told_in_one_sentence(unreachable):
     "status, kind, told",
     [
         (403, PermissionError, "Your HF_TOKEN may not do this with lab/x403: make one with the role write"),
-        (404, FileNotFoundError, "has no model 'lab/x404'"),
+        (404, FileNotFoundError, "has no model 'lab/x404' that"),
         (503, ConnectionError, "failed for lab/x503 .*run this cell again"),
     ],
 )
@@ -121,7 +121,7 @@ def test_each_refusal_of_the_hub_has_its_sentence(hub, status, kind, told):
 
 
 def test_an_unknown_token_is_told(hub):
-    with pytest.raises(PermissionError, match="does not know your HF_TOKEN.*make a new one"):
+    with pytest.raises(PermissionError, match="does not know your HF_TOKEN.*make one with the role write"):
         hub_access.resolve_revision(stand_ins.BASE_MODEL, token="hf_nobody")
 
 
