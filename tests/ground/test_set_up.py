@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ def setup_cell(path: Path) -> dict:
 
 
 CELL = "".join(setup_cell(NOTEBOOKS[0])["source"])
-NAMED = re.sub(r"COURSE_REPO = .*", 'COURSE_REPO = "ada/course"', CELL)
+NAMED = CELL.replace("YOUR_NAME/orpo-course", "ada/course")
 
 
 @pytest.fixture(scope="module")
@@ -97,16 +96,16 @@ def test_in_the_repository_nothing_is_cloned():
 @pytest.mark.parametrize(
     "source, changes, said",
     [
-        (CELL, {}, "owner's name into COURSE_REPO"),
+        (CELL, {"url": "https://127.0.0.1:9/"}, "YOUR_NAME/orpo-course. Is it yours, and public?"),
         (NAMED, {"PATH": "/nowhere"}, "git: not found"),
         (NAMED, {"url": "https://127.0.0.1:9/"}, "unable to access"),
-        (NAMED.replace("ada/course", "ada/private"), {}, "ada/private, which must be public"),
-        (NAMED.replace('REF = "main"', 'REF = "v9"'), {}, "v9"),
+        (NAMED.replace("ada/course", "ada/private"), {}, "ada/private. Is it yours, and public?"),
+        (NAMED.replace('"main"', '"v9"'), {}, "v9"),
     ],
     ids=["placeholder", "no git", "no internet", "private", "no such branch"],
 )
 def test_a_failure_is_one_sentence(run, source, changes, said):
-    if source == CELL and "YOUR_NAME" not in re.search(r"COURSE_REPO = .*", CELL)[0]:
+    if source == CELL and "YOUR_NAME" not in CELL:
         pytest.skip("the repository is named")
     found = run(source, **changes)
     (line,) = found.error.strip().splitlines()
