@@ -40,25 +40,29 @@ def split_text(tokenizer, ids: list[int]) -> list[str]:
 
 
 def show_token_changes(tokenizer, pair: dict, before: dict, after: dict, view: str = "change") -> str:
-    """Draw both answers of a pair as HTML, each token coloured by its log-probability or by how that changed.
+    """Draw both answers of a pair as safe HTML, each token coloured by its log-probability or by how that changed.
 
-    All text is escaped. The numbers are in each token's title, and in a folded table.
+    The numbers are in each token's title, and in a folded table.
     """
     asked = html.escape(pair["prompt"][-1]["content"]).replace("\n", "<br>")
     turns = f", the last of {len(pair['prompt'])} turns" if len(pair["prompt"]) > 1 else ""
-    parts = [scrolling("prompt", f"<b>prompt</b>{turns}: {asked}", "8em"), _legend(view)]
-    tables = []
+    parts, tables = [scrolling("prompt", f"<b>prompt</b>{turns}: {asked}", "8em"), _legend(view)], []
     for side in SIDES:
         texts = split_text(tokenizer, [token for token, _ in before[side]])
-        logps = [(one, two) for (_, one), (_, two) in zip(before[side], after[side], strict=True)]
+        logps = [(one, two, two - one) for (_, one), (_, two) in zip(before[side], after[side], strict=True)]
         means = [sum(column) / len(logps) for column in zip(*logps, strict=True)]
-        rows = [(text, *pair, pair[1] - pair[0]) for text, pair in zip(texts, logps, strict=True)]
-        words = "<wbr>".join(_span(row, view) for row in rows)
-        mean = f"mean {means[0]:.3f} before, {means[1]:.3f} after, {means[1] - means[0]:+.3f}, tokens: {len(rows)}"
-        parts.append(f"<p><b>{side}</b>: {mean}</p>{scrolling(f'tokens of the {side} answer', words, '18em')}")
-        head = "".join(f'<th scope="col">{name}</th>' for name in (f"token of {side}", *VIEWS))
-        lines = "".join(_line(row) for row in rows)
-        table = f'<table style="text-align:left"><tr>{head}</tr>{lines}</table>'
+        told = "mean {:.3f} before, {:.3f} after, {:+.3f}".format(*means)
+        words, lines = [], [f"<tr><th>token of {side}</th><th>{'</th><th>'.join(VIEWS)}</th></tr>"]
+        for text, values in zip(texts, logps, strict=True):
+            background = colour(values[list(VIEWS).index(view)], view)
+            style = f"color:#000;background:{background};border-right:1px solid #0005"
+            title = "{:.2f} before, {:.2f} after, {:+.2f}".format(*values) + ("" if text else "; part of a character")
+            words.append(f'<span title="{title}" style="{style}">{_visible(text) or "&hellip;"}</span>')
+            cells = "</td><td>".join([_visible(text), *(f"{value:+.3f}" for value in values)])
+            lines.append(f"<tr><td>{cells}</td></tr>")
+        drawn = scrolling(f"tokens of the {side} answer", "<wbr>".join(words), "18em")
+        parts.append(f"<p><b>{side}</b>: {told}, tokens: {len(logps)}</p>{drawn}")
+        table = f'<table style="text-align:left">{"".join(lines)}</table>'
         tables.append(scrolling(f"numbers of the {side} answer", table, "18em"))
     folded = f"<details><summary>The numbers as tables</summary>{''.join(tables)}</details>"
     style = "line-height:1.7;max-width:60em"
@@ -66,62 +70,37 @@ def show_token_changes(tokenizer, pair: dict, before: dict, after: dict, view: s
 
 
 def explore_tokens(tokenizer, pairs: list[dict], before: list[dict], after: list[dict]):
-    """Make a widget that shows the pairs one by one with `show_token_changes`; nothing is computed any more.
+    """Make a widget that shows the pairs one by one with `show_token_changes`.
 
     Its attribute `controls` holds `pair` (dropdown), `view` (toggle buttons) and `page` (HTML).
     """
     import ipywidgets as widgets
 
     names = [f"{place}: {pair['prompt'][-1]['content'].strip()[:60]}" for place, pair in enumerate(pairs, 1)]
-    style, layout = {"description_width": "initial"}, {"width": "32em", "max_width": "100%"}
     options = list(zip(names, range(len(pairs)), strict=True))
-    controls = SimpleNamespace(
-        pair=widgets.Dropdown(options=options, description="Pair:", style=style, layout=layout),
-        view=widgets.ToggleButtons(
-            options=list(VIEWS), value="change", description="Show:", style=style | {"button_width": "6em"}
-        ),
-        page=widgets.HTML(layout={"display": "block"}),  # not a flex box, which grows with what should scroll
-    )
-    controls.view.tooltips = list(VIEWS.values())
+    narrow, label = {"width": "32em", "max_width": "100%"}, {"description_width": "initial", "button_width": "6em"}
+    pair = widgets.Dropdown(options=options, description="Pair:", style={"description_width": "initial"}, layout=narrow)
+    view = widgets.ToggleButtons(options=list(VIEWS), value="change", description="Show:", style=label)
+    view.tooltips = list(VIEWS.values())
+    page = widgets.HTML(layout={"display": "block"})  # not a flex box, which grows with what should scroll
 
     def draw(_=None):
-        place, view = controls.pair.value, controls.view.value
-        controls.page.value = show_token_changes(tokenizer, pairs[place], before[place], after[place], view)
+        shown = pairs[pair.value], before[pair.value], after[pair.value]
+        page.value = show_token_changes(tokenizer, *shown, view.value)
 
-    for control in (controls.pair, controls.view):
-        control.observe(draw, "value")
+    pair.observe(draw, "value")
+    view.observe(draw, "value")
     draw()
-    wrap = widgets.Layout(flex_flow="row wrap")
-    panel = widgets.VBox([widgets.HBox([controls.pair, controls.view], layout=wrap), controls.page])
-    panel.controls = controls
+    panel = widgets.VBox([widgets.HBox([pair, view], layout={"flex_flow": "row wrap"}), page])
+    panel.controls = SimpleNamespace(pair=pair, view=view, page=page)
     return panel
 
 
 def colour(value: float, view: str) -> str:
-    """Return the colour of a log-probability, where white is certainty, or of its change: blue is a rise.
-
-    Example:
-        >>> colour(0.0, "after"), colour(-9.0, "after"), colour(3.0, "change")
-        ('#ffffff', '#e69f00', '#56b4e9')
-    """
-    full = CHANGE if view == "change" else SURPRISE
+    """Return the colour of a log-probability, where white is certainty, or of its change: blue is a rise."""
+    share = min(abs(value) / (CHANGE if view == "change" else SURPRISE), 1.0)
     end = BLUE if value > 0 else ORANGE
-    share = min(abs(value) / full, 1.0)
     return "#" + "".join(f"{round(low + share * (high - low)):02x}" for low, high in zip(WHITE, end, strict=True))
-
-
-def _span(row: tuple[str, float, float, float], view: str) -> str:
-    text, before, after, change = row
-    title = f"{before:.2f} before, {after:.2f} after, {change:+.2f}" + ("" if text else "; part of a character")
-    value = row[1 + list(VIEWS).index(view)]
-    style = f"color:#000;background:{colour(value, view)};border-right:1px solid #0005"
-    return f'<span title="{title}" style="{style}">{_visible(text) or "&hellip;"}</span>'
-
-
-def _line(row: tuple[str, float, float, float]) -> str:
-    text, before, after, change = row
-    name = _visible(text) or "(part of a character)"
-    return f"<tr><td>{name}</td><td>{before:.3f}</td><td>{after:.3f}</td><td>{change:+.3f}</td></tr>"
 
 
 def _legend(view: str) -> str:
