@@ -42,7 +42,7 @@ def test_the_pairs_that_decide_are_counted(capsys):
         ((1, 2), "other way round"),
         ((3, 2), "the pairs that each model has right"),
         ((2, 2), r"is \+0\.000, and the two accuracies differ by \+0\.250"),
-        ((1, 0), "the right difference, but not these pairs"),
+        ((1, 0), "A pair is right where margin > 0"),
         ((0.5, 0.25), "a whole number"),
         (2, "two numbers"),
     ):
@@ -113,7 +113,7 @@ def test_a_shared_budget(capsys):
     for answer, said in (
         ([6, 3], "3 steps of DPO spend 25 % of the budget, and 75 % are its part"),
         ([12, 9], "12 steps of SFT spend 50 % of the budget, and 25 % are its part"),
-        ([6], "two numbers of steps"),
+        ([6], "two numbers"),
         ([6.5, 9], "a whole number"),
     ):
         refused(said, exercises.check_stages, answer, 0.25, 24, 12)

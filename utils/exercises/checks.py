@@ -103,3 +103,10 @@ def by_letter(answer, letters, what: str) -> dict:
     missing = [letter for letter in letters if letter not in answer]
     assert not missing, f"Still without {what}: {', '.join(missing)}."
     return answer
+
+
+def two_numbers(answer, asked: str) -> tuple[float, float]:
+    """Return the answer where it is two whole numbers, 0 or more; `asked` names them, as in "(gained, lost)"."""
+    is_two = isinstance(answer, tuple | list) and len(answer) == 2
+    assert is_two, f"The answer is two numbers, {asked}, not {answer!r}."
+    return tuple(number(value, f"Each of {asked}", 0, True) for value in answer)

@@ -2,7 +2,7 @@
 
 import math
 
-from utils.exercises.checks import by_letter, choice, close, exercise, function, number
+from utils.exercises.checks import by_letter, choice, close, exercise, function, number, two_numbers
 
 FLAWS = ("none", "chance", "contamination", "length", "a part of the items")
 FINDINGS = {  # letter -> its flaw, and where to look
@@ -31,31 +31,25 @@ def check_findings(answer: dict | None) -> str:
 @exercise("how many pairs were gained and how many were lost, as in (12, 3)")
 def check_flips(answer: tuple | None, before, after) -> str:
     """Check how many pairs only `after` has right, and how many only `before`; both are tables of `score_pairs`."""
-    is_two = isinstance(answer, tuple | list) and len(answer) == 2
-    assert is_two, f"The answer is two numbers, (gained, lost), not {answer!r}."
-    gained = number(answer[0], "Gained", 0, True)
-    lost = number(answer[1], "Lost", 0, True)
+    gained, lost = two_numbers(answer, "(gained, lost)")
     was, now, pairs = before.margin > 0, after.margin > 0, len(before)
     right = int((now & ~was).sum()), int((was & ~now).sum())
-    if (gained, lost) == right:
-        return (
-            f"Right: ({gained:g} - {lost:g}) / {pairs} = {(gained - lost) / pairs:+.3f}, the difference of the two "
-            f"accuracies. The models agree on the other {pairs - sum(right)} pairs, which say nothing about it."
+    slips = {
+        right[::-1]: "are the other way round: a pair is gained that only the tuned model has right.",
+        (now.sum(), was.sum()): "are the pairs that each model has right. Count those that one has right, and the "
+        "other has not.",
+    }
+    if (gained, lost) != right:
+        slip = slips.get((gained, lost))
+        assert not slip, f"{gained:g} and {lost:g} {slip}"
+        raise AssertionError(
+            f"({gained:g} - {lost:g}) / {pairs} is {(gained - lost) / pairs:+.3f}, and the two accuracies differ by "
+            f"{now.mean() - was.mean():+.3f}. A pair is right where margin > 0: count where that holds for one table "
+            "and not for the other."
         )
-    assert (gained, lost) != right[::-1], (
-        f"{gained:g} and {lost:g} are the other way round: a pair is gained that only the tuned model has right."
-    )
-    assert (gained, lost) != (now.sum(), was.sum()), (
-        f"{gained:g} and {lost:g} are the pairs that each model has right. Most of them are the same pairs: count "
-        "those that one model has right and the other has not."
-    )
-    of_all, difference = (gained - lost) / pairs, float(now.mean() - was.mean())
-    assert math.isclose(of_all, difference, abs_tol=0.5 / pairs), (
-        f"({gained:g} - {lost:g}) / {pairs} is {of_all:+.3f}, and the two accuracies differ by {difference:+.3f}."
-    )
-    raise AssertionError(
-        f"{gained:g} minus {lost:g} is the right difference, but not these pairs: a pair is right where margin > 0, so "
-        "count where that holds for one table and not for the other."
+    return (
+        f"Right: ({gained:g} - {lost:g}) / {pairs} = {(gained - lost) / pairs:+.3f}, the difference of the two "
+        f"accuracies. The models agree on the other {pairs - sum(right)} pairs, which say nothing about it."
     )
 
 
@@ -79,10 +73,10 @@ def check_accuracy(answer, scores: dict) -> str:
         "all), and your function lets it win: multiply each mean by the tokens of its own answer."
     )
     assert float(judge(table.iloc[:1], "mean")) == 1, "By mean, -1.0 wins against -1.5, whatever the tokens."
-    said = []
+    told = []
     for name, part in scores.items():
         by_sum = part.chosen * part.chosen_tokens > part.rejected * part.rejected_tokens
         for how, right in (("mean", (part.margin > 0).mean()), ("sum", by_sum.mean())):
             close(judge(part, how), float(right), f"The accuracy of {name} by {how}", 1e-6)
-            said.append(f"{name} by {how} {right:.3f}")
-    return f"Right: {', '.join(said)}, as in the table above."
+            told.append(f"{name} by {how} {right:.3f}")
+    return f"Right: {', '.join(told)}, as in the table above."

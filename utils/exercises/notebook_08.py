@@ -2,7 +2,7 @@
 
 import math
 
-from utils.exercises.checks import by_letter, choice, close, exercise, number
+from utils.exercises.checks import by_letter, choice, close, exercise, number, two_numbers
 from utils.orpo import math as orpo_math
 
 MOVES = {  # letter -> mean log-probabilities of a token: (chosen, rejected) before, and after
@@ -86,16 +86,11 @@ def check_stages(answer: list | None, share: float, sft_steps: int, pair_steps: 
 
     `sft_steps` of SFT, or `pair_steps` of DPO, would spend the whole budget.
     """
-    is_two = isinstance(answer, tuple | list) and len(answer) == 2
-    assert is_two, f"The answer is two numbers of steps, [SFT, DPO], not {answer!r}."
-    spent = 0.0
-    for name, steps, whole, part in zip(
-        ("SFT", "DPO"), answer, (sft_steps, pair_steps), (share, 1 - share), strict=True
-    ):
-        number(steps, f"The number of {name} steps", 0, True)
+    sft, dpo = two_numbers(answer, "[SFT, DPO]")
+    for name, steps, whole, part in (("SFT", sft, sft_steps, share), ("DPO", dpo, pair_steps, 1 - share)):
         assert abs(steps - part * whole) <= 1, (
             f"{steps:g} steps of {name} spend {100 * steps / whole:.0f} % of the budget, and {100 * part:.0f} % are "
             f"its part: {whole} steps of {name} alone would spend it all."
         )
-        spent += steps / whole
-    return f"Right: together they spend {100 * spent:.0f} % of the budget, in {sum(answer):g} steps."
+    spent = sft / sft_steps + dpo / pair_steps
+    return f"Right: together they spend {100 * spent:.0f} % of the budget, in {sft + dpo:g} steps."
