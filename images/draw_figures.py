@@ -121,14 +121,14 @@ def main(folder: Path = HERE, names: list[str] | None = None) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    from utils import figures
+    from save_svg import save_svg
 
     known = figures_by_name()
     if unknown := sorted(set(names or []) - set(known)):
         raise ValueError(f"There is no figure {', '.join(unknown)}. There are: {', '.join(known)}.")
     for name in names or known:
         figure, alt = known[name]()
-        figures.save_svg(figure, folder / f"{name}.svg", alt)
+        save_svg(figure, folder / f"{name}.svg", alt)
 
 
 if __name__ == "__main__":
