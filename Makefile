@@ -24,7 +24,7 @@ help:
 	@echo "make test [TESTS=tests/test_lint.py]    run the tests, or some of them"
 	@echo "make site                               what make course left behind as pages to read, into artifacts/site"
 	@echo "make format                             format and lint code and notebooks"
-	@echo "make badges REPO=owner/name [REF=tag]   write your repository into every badge and clone line"
+	@echo "make badges [REPO=owner/name REF=tag]   write your repository into every badge and clone line"
 	@echo "make clean                              remove the environments and what the tests and make course wrote"
 
 course: $(INSTALLED)

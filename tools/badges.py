@@ -1,11 +1,12 @@
 """Writes your repository into the course: Colab badges, clone lines, links, and the notebooks' setup cells.
 
-`python -m tools.badges owner/name [--ref REF]`. Files are edited as text, so that a notebook keeps its
-formatting and cell ids. Links to other repositories are left alone.
+`python -m tools.badges [owner/name] [--ref REF]`; without a name it is that of the git remote `origin`. Files are
+edited as text, so that a notebook keeps its formatting and cell ids. Links to other repositories are left alone.
 """
 
 import argparse
 import re
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,27 +21,30 @@ def course_files(root: Path) -> list[Path]:
 
 
 def current_repository(root: Path = ROOT) -> tuple[str, str]:
-    """Return (owner/name, branch or tag) that README's first Colab badge opens.
-
-    Raises:
-        ValueError: README.md has no Colab badge.
-    """
+    """Return (owner/name, branch or tag) that README's first Colab badge opens."""
     badge = BADGE.search((root / "README.md").read_text(encoding="utf-8"))
     if badge is None:
         raise ValueError("README.md has no Colab badge, so the current repository is unknown: add one first.")
     return badge[1], badge[2]
 
 
+def remote_repository(root: Path = ROOT) -> str:
+    """Return the owner/name of git's remote `origin`, whose address may be that of https or of ssh."""
+    try:
+        git = ["git", "-C", str(root), "remote", "get-url", "origin"]
+        url = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        raise ValueError("git knows no remote `origin` here: name the repository, as in REPO=ada/course.") from None
+    found = re.search(rf"github\.com(?::\d+)?[:/]({NAME}/{NAME}?)(?:\.git)?/?$", url)
+    if found is None:
+        raise ValueError(f"{url} is not on GitHub: name the repository, as in REPO=ada/course.")
+    return found[1]
+
+
 def write_repository(root: Path, slug: str, ref: str | None = None) -> list[Path]:
-    """Replace the current repository by another one wherever the course names it.
+    """Replace the current repository by another one wherever the course names it, and return the changed files.
 
-    Args:
-        root: folder of the course.
-        slug: owner/name on GitHub.
-        ref: branch or tag that the badges open; None keeps the current one.
-
-    Returns:
-        The files that changed; none of them on a second call.
+    The badges open `ref`, a branch or tag; `None` keeps the current one.
 
     Raises:
         ValueError: slug or ref cannot be one, or README.md has no Colab badge.
@@ -73,14 +77,15 @@ def write_repository(root: Path, slug: str, ref: str | None = None) -> list[Path
 def main():
     """Read the command line, write the repository, and name the files that changed."""
     parser = argparse.ArgumentParser(description="Write your repository into every badge, clone line and link.")
-    parser.add_argument("slug", metavar="owner/name", help="your repository on GitHub")
+    parser.add_argument("slug", metavar="owner/name", nargs="?", help="on GitHub (default: of the remote `origin`)")
     parser.add_argument("--ref", help="branch or tag that the badges open (default: the current one)")
     arguments = parser.parse_args()
     try:
-        changed = write_repository(ROOT, arguments.slug, arguments.ref)
+        slug = arguments.slug or remote_repository()
+        changed = write_repository(ROOT, slug, arguments.ref)
     except ValueError as error:
         parser.error(str(error))
-    print(*(path.relative_to(ROOT) for path in changed), f"{len(changed)} files changed.", sep="\n")
+    print(*(path.relative_to(ROOT) for path in changed), f"{slug}: {len(changed)} files changed.", sep="\n")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 import json
 import re
+import subprocess
 
 import pytest
 
-from tools.badges import BADGE, ROOT, course_files, current_repository, write_repository
+from tools.badges import BADGE, ROOT, course_files, current_repository, remote_repository, write_repository
 
 BADGE_LINE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
@@ -92,6 +93,25 @@ def test_a_readme_without_a_badge_is_refused(course):
     (course / "README.md").write_text("# Course\n")
     with pytest.raises(ValueError, match="no Colab badge"):
         write_repository(course, "ada/course")
+
+
+def test_without_a_name_it_is_that_of_the_remote(course):
+    with pytest.raises(ValueError, match="no remote `origin`"):
+        remote_repository(course)
+    subprocess.run(["git", "init", "-q", course], check=True)
+    subprocess.run(["git", "-C", course, "remote", "add", "origin", "somewhere"], check=True)
+    for url in (
+        "https://github.com/ada/my.course",
+        "https://github.com/ada/my.course.git",
+        "https://token@github.com/ada/my.course/",
+        "git@github.com:ada/my.course.git",
+        "ssh://git@github.com:22/ada/my.course.git",
+    ):
+        subprocess.run(["git", "-C", course, "remote", "set-url", "origin", url], check=True)
+        assert remote_repository(course) == "ada/my.course"
+    subprocess.run(["git", "-C", course, "remote", "set-url", "origin", "https://gitlab.com/ada/course"], check=True)
+    with pytest.raises(ValueError, match="gitlab.com/ada/course is not on GitHub"):
+        remote_repository(course)
 
 
 def test_the_course_names_one_repository():
