@@ -58,10 +58,10 @@ def mix_waterfall():
 
 def sick_run():
     """Draw the healthy run beside one at a hundred times the rate."""
-    from utils.curves import figures as curve_figures
+    from utils import curves
 
     both = runs({"healthy": "healthy", "rate_x_100": "a hundred times the rate"})
-    return curve_figures.plot_runs(both, ["accuracies", "margins", "loss"])
+    return curves.plot_runs(both, ["accuracies", "margins", "loss"])
 
 
 def four_methods():
@@ -87,7 +87,7 @@ def read(name: str):
 
 def runs(names: dict[str, str]) -> list:
     """Read runs of data/runs/: folder -> the name it gets."""
-    from utils.curves import run as curves
+    from utils import curves
 
     return [curves.read_run(str(ROOT / "data" / "runs" / folder), None, name) for folder, name in names.items()]
 

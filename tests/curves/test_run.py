@@ -18,17 +18,15 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.made_runs import LOG
 from support.wandb_api import KEY, WandbAPI
 
 from utils.curves import run as curves
-from utils.curves import wandb_offline
-from utils.curves.diagnosis import LEVELS, RULES, diagnose_run, read_meanings
-from utils.curves.run import GOING, Run, read_history, read_run
-from utils.intervals import rows_for, wilson
-from utils.train import keep as keeping
+from utils.curves import wandb_runs
+from utils.curves.diagnosis import LEVELS, RULES, diagnose_run
+from utils.curves.run import GOING, Run, first_and_last, read_history, read_run
 
 ROOT = Path(__file__).parents[2]
-NOWHERE = "there is no such folder"
 STEPS, EVALUATED, ROWS = 124, (0, 31, 62, 93, 124), 200  # of the course's run
 SETTINGS = {"learning_rate": 8e-5, "beta": 0.1, "effective_batch": 8}
 
@@ -45,14 +43,6 @@ def assert_same(one, other):
 
 
 # --- a trainer's log -------------------------------------------------------------------------------------------
-
-LOG = [  # as transformers and TRL write it: evaluation before the first step, then both, then a summary
-    {"eval_loss": 3.0, "eval_rewards/margins": 0.01, "eval_runtime": 0.5, "epoch": 0, "step": 0},
-    {"loss": 2.5, "grad_norm": 1.5, "rewards/margins": 0.02, "rewards/accuracies": 0.5, "epoch": 0.5, "step": 1},
-    {"loss": 2.0, "rewards/margins": 0.04, "rewards/accuracies": 1.0, "epoch": 1.0, "step": 2},
-    {"eval_loss": 2.2, "eval_rewards/margins": 0.03, "eval_runtime": 0.5, "epoch": 1.0, "step": 2},
-    {"train_runtime": 9.0, "train_loss": 2.25, "total_flos": 0.0, "train_steps_per_second": 1, "epoch": 1.0, "step": 2},
-]
 
 
 def test_a_log_becomes_one_frame():
@@ -95,6 +85,13 @@ def test_of_a_step_logged_twice_the_last_counts():
 def test_nothing_logged_is_an_empty_frame():
     history = read_history([])
     assert history.empty and list(history.columns) == curves.COLUMNS
+
+
+def test_the_first_and_the_last_evaluation_are_told():
+    table = first_and_last(read_history(LOG))
+    assert table.loc["loss"].tolist() == pytest.approx([3.0, 2.2, -0.8])
+    assert table.loc["rewards/margins"].tolist() == pytest.approx([0.01, 0.03, 0.02])
+    assert first_and_last(read_history(LOG[1:3])).loc["rewards/accuracies"].tolist() == [0.5, 1.0, 0.5]
 
 
 def test_a_runs_series_and_what_follows_from_them():
@@ -194,8 +191,8 @@ def offline(trained):
 
 READ_ON_REQUEST = """
 import json, sys
-from utils.curves import run as curves, wandb_online
-wandb_online.PATIENCE.update(x_graphql_retry_wait_min_seconds=0.1, x_graphql_retry_wait_max_seconds=0.2)
+from utils.curves import run as curves, wandb_runs
+wandb_runs.PATIENCE.update(x_graphql_retry_wait_min_seconds=0.1, x_graphql_retry_wait_max_seconds=0.2)
 for line in sys.stdin:
     try:
         run = curves.read_run(**json.loads(line))
@@ -244,7 +241,8 @@ def row(step, **values):
 def api(offline):
     """W&B's stand-in with the real run, and with others that went wrong."""
     server = WandbAPI().start()
-    rows, config = wandb_offline.read_history(offline), wandb_offline.read_config(offline)
+    kept = wandb_runs.read_offline(offline)
+    rows, config = kept.rows, kept.config
     server.add_run("you", "orpo", "real1", "a real run", "finished", config, rows)
     server.add_run("you", "orpo", "empty1", "an empty run", "running", {}, [])
     beside = [{"answers/before_and_after": {"_type": "table-file", "nrows": 1}}, {"other": 1.0}, {"train/loss": 1.0}]
@@ -260,7 +258,7 @@ def api(offline):
 
 def test_three_places_hold_the_same_run(trained, offline, ask):
     """The trainer's file, W&B's folder on disk and W&B's server: each number the same to the last digit."""
-    runs = [read_run(str(trained / "orpo"), NOWHERE), read_run(str(offline), NOWHERE), ask("you/orpo/real1")]
+    runs = [read_run(str(trained / "orpo")), read_run(str(offline)), ask("you/orpo/real1")]
     for run in runs:
         assert_same(run.history, runs[0].history)
         assert (run.trainer, run.state, run.eval_rows, run.batch_rows) == ("ORPO", "finished", PAIRS["test"], 2)
@@ -278,7 +276,7 @@ def test_three_places_hold_the_same_run(trained, offline, ask):
 
 
 def test_the_real_trainer_logs_what_the_rules_read(trained):
-    run = read_run(str(trained / "orpo"), NOWHERE)
+    run = read_run(str(trained / "orpo"))
     parts = {"loss", "nll_loss", "log_odds_chosen", "log_odds_ratio"}
     parts |= {f"{kind}/{side}" for kind in ("rewards", "logps") for side in ("chosen", "rejected")}
     for split in ("train", "eval"):
@@ -292,21 +290,16 @@ def test_the_real_trainer_logs_what_the_rules_read(trained):
     assert set(made_up().history.metric) <= set(run.history.metric)  # what is made up below is what is logged
 
 
-@pytest.mark.parametrize("form", ["folder", "file", "link", "text"])
-def test_an_offline_run_is_found(trained, offline, form):
+def test_a_run_of_wandb_is_found_by_any_of_its_names(trained, offline, ask):
     (file,) = offline.glob("run-*.wandb")
-    given = {"folder": offline, "file": file, "link": offline.parent / "latest-run", "text": f"{offline}"}[form]
-    run = read_run(str(given), NOWHERE)
-    assert (run.name, run.state, run.settings["beta"]) == ("a run", "finished", 0.1) and "W&B" in run.source
-    assert_same(run.history, read_run(str(trained / "orpo"), NOWHERE).history)
-
-
-@pytest.mark.parametrize(
-    "given", ["you/orpo/real1", "you/orpo/runs/real1", "https://wandb.ai/you/orpo/runs/real1?nw=nwuseryou"]
-)
-def test_an_online_run_is_found(ask, given):
-    run = ask(given)
-    assert (run.name, run.trainer, run.settings["beta"]) == ("a real run", "ORPO", 0.1) and given in run.source
+    whole = read_run(str(trained / "orpo")).history
+    for form in (offline, file, offline.parent / "latest-run"):
+        run = read_run(str(form))
+        assert (run.name, run.state, run.settings["beta"]) == ("a run", "finished", 0.1) and "W&B" in run.source
+        assert_same(run.history, whole)
+    for form in ("you/orpo/runs/real1", "https://wandb.ai/you/orpo/runs/real1?nw=nwuseryou"):
+        run = ask(form)
+        assert (run.name, run.trainer, run.settings["beta"]) == ("a real run", "ORPO", 0.1) and form in run.source
 
 
 @pytest.fixture
@@ -333,13 +326,13 @@ def test_a_run_that_goes_on_is_read_from_its_newest_checkpoint(run_folder):
     assert run.eval_rows == 8
     assert "not at its end" in rules(run)
     checkpoint = run_folder / "checkpoints" / "checkpoint-3"
-    assert read_run(str(checkpoint), NOWHERE).history.step.max() == 3
+    assert read_run(str(checkpoint)).history.step.max() == 3
     os.utime(checkpoint / "trainer_state.json")  # of a run begun anew, whose checkpoints are fewer
     assert read_run(None, run_folder).history.step.max() == 3
 
 
 def test_any_folder_of_checkpoints_is_found(run_folder):
-    run = read_run(str(run_folder / "checkpoints"), NOWHERE)
+    run = read_run(str(run_folder / "checkpoints"))
     assert run.history.step.max() == 8 and run.state == "finished"  # the trainer saves the last step too
 
 
@@ -351,11 +344,10 @@ def test_the_newest_of_an_old_runs_end_and_a_new_runs_checkpoint(run_folder):
 
 def test_a_kept_run_is_found_on_the_hub(hub, run_folder, tmp_path):
     shutil.rmtree(run_folder / "checkpoints")
-    (run_folder / "adapter").mkdir()
-    (run_folder / "adapter" / "adapter_config.json").write_text("{}")
-    keeping.keep_run(run_folder, "learner/kept-curves", "practice-write")
+    hub.add_repo("learner/kept-curves", private=True)
+    hub.commit_folder("learner/kept-curves", run_folder)
     run = read_run("learner/kept-curves", tmp_path / "elsewhere" / "run", token="practice-write")
-    assert run.name.startswith("learner--kept-curves-") and run.state == "finished"
+    assert run.name == "learner/kept-curves" and run.state == "finished"
     assert run.settings["pairs"] == PAIRS
     assert_same(run.history, read_run(None, run_folder).history)
 
@@ -372,11 +364,6 @@ def test_there_is_no_such_run(hub, tmp_path, given):
     assert (given or str(tmp_path / "run")) in str(error.value)
 
 
-def test_a_missing_file_of_wandb(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no file .*run-1.wandb"):
-        read_run(str(tmp_path / "run-1.wandb"), NOWHERE)
-
-
 def test_a_run_that_has_just_begun_says_when_there_is_something(run_folder):
     (run_folder / "trainer_state.json").unlink()
     shutil.rmtree(run_folder / "checkpoints")
@@ -385,13 +372,13 @@ def test_a_run_that_has_just_begun_says_when_there_is_something(run_folder):
         read_run(None, run_folder)
 
 
-@pytest.mark.parametrize("text", ["", '{"log_history": [', "\xff", "[]", "3", "{}", '{"log_history": []}'])
 @pytest.mark.parametrize("name", ["trainer_state.json", "run.json"])
-def test_a_damaged_file_is_named(run_folder, name, text):
-    (run_folder / name).write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError) as error:
-        read_run(None, run_folder)
-    assert str(run_folder / name) in str(error.value)
+def test_a_damaged_file_is_named(run_folder, name):
+    for text in ("", '{"log_history": [', "\xff", "[]", "3", "{}", '{"log_history": []}'):
+        (run_folder / name).write_bytes(text.encode("latin-1"))
+        with pytest.raises(ValueError) as error:
+            read_run(None, run_folder)
+        assert str(run_folder / name) in str(error.value)
 
 
 def test_a_history_without_a_step_says_so(run_folder):
@@ -403,38 +390,23 @@ def test_a_history_without_a_step_says_so(run_folder):
 
 def test_a_torn_file_of_wandb_warns_and_shows_the_rest(trained, offline, tmp_path):
     (file,) = offline.glob("run-*.wandb")
-    data, whole = file.read_bytes(), read_run(str(offline), NOWHERE).history
+    data, whole = file.read_bytes(), read_run(str(offline)).history
     (tmp_path / "run-torn.wandb").write_bytes(data[: len(data) * 2 // 3])
     with pytest.warns(UserWarning, match=r"run-torn\.wandb ends in a torn record"):
-        run = read_run(str(tmp_path), NOWHERE)
+        run = read_run(str(tmp_path))
     assert run.state == GOING and run.name == "a run"
     assert 0 < len(run.history) < len(whole)
     shared = whole.merge(run.history, on=["step", "split", "metric"])
     assert len(shared) == len(run.history) and (shared.value_x == shared.value_y).all()
     (tmp_path / "run-torn.wandb").write_bytes(data[:2000] + b"?" + data[2001:])
     with pytest.raises(ValueError, match=r"run-torn\.wandb is damaged at byte"):
-        read_run(str(tmp_path), NOWHERE)
+        read_run(str(tmp_path))
 
 
-def test_wandb_says_what_is_wrong(ask, api):
-    with pytest.raises(FileNotFoundError, match="no run you/orpo/nothing1"):
-        ask("you/orpo/nothing1")
-    with pytest.raises(PermissionError, match="WANDB_API_KEY"):
-        ask("you/orpo/real1", key=None)
-    with pytest.raises(PermissionError, match="refuses the API key"):
-        ask("you/orpo/real1", key="k" * 40)
-    api.fault = "drop"
-    try:
-        with pytest.raises(ConnectionError, match="network"):
-            ask("you/orpo/real1")
-    finally:
-        api.fault = None
-
-
-@pytest.mark.parametrize("name", ["empty1", "beside1"])
-def test_a_run_at_wandb_without_a_step_says_so(ask, name):
-    with pytest.raises(ValueError, match=f"you/orpo/{name}, at W&B holds no logged step"):
-        ask(f"you/orpo/{name}")
+def test_a_run_at_wandb_without_a_step_says_so(ask):
+    for name in ("empty1", "beside1"):
+        with pytest.raises(ValueError, match=f"you/orpo/{name}, at W&B holds no logged step"):
+            ask(f"you/orpo/{name}")
 
 
 def test_numbers_that_json_does_not_have_arrive(ask):
@@ -670,14 +642,13 @@ def test_what_is_said_of_a_made_up_run(name):
     assert rules(made_up(**how)) == expected
 
 
-@pytest.mark.parametrize("seed", range(1, 6))
-def test_a_healthy_run_is_healthy_by_no_chance(seed):
-    assert rules(made_up(seed=seed)) == {"healthy"}
+def test_a_healthy_run_is_healthy_by_no_chance():
+    assert [rules(made_up(seed=seed)) for seed in range(1, 6)] == [{"healthy"}] * 5
 
 
-def test_every_rule_is_tripped_by_a_made_up_run_and_has_a_meaning():
-    assert set().union(*(expected for _, expected in MADE_UP.values())) == {*RULES, "healthy"} == set(read_meanings())
-    assert {level for level, _ in read_meanings().values()} == set(LEVELS)
+def test_every_rule_is_tripped_by_a_made_up_run():
+    assert set().union(*(expected for _, expected in MADE_UP.values())) == {*RULES, "healthy"}
+    assert all(check.level in LEVELS and check.change and check.advice for check in RULES.values())
 
 
 def test_the_gravest_finding_comes_first_with_its_numbers_and_its_advice():
@@ -686,8 +657,6 @@ def test_the_gravest_finding_comes_first_with_its_numbers_and_its_advice():
     levels = [LEVELS.index(finding.level) for finding in findings]
     assert levels == sorted(levels) and findings[0].rule == "learning rate too high"
     assert "loss 1.96" in findings[0].numbers and "learning rate 8e-05" in findings[0].numbers
-    for finding in findings:
-        assert (finding.level, finding.advice) == read_meanings()[finding.rule]
     (ended,) = (finding for finding in findings if finding.rule == "not at its end")
     assert "killed" in ended.numbers and "124 of 124" in ended.numbers
 
@@ -711,7 +680,7 @@ def test_the_pace_of_a_run_that_goes_on_counts_up_to_its_last_evaluation():
 
 def test_what_is_said_of_the_other_trainers(trained):
     for name, kind, made in (("dpo", "DPO", as_dpo), ("sft", "SFT", as_sft)):
-        run = read_run(str(trained / name), NOWHERE)
+        run = read_run(str(trained / name))
         assert run.trainer == kind == made_up(change=made).trainer
         assert (
             {"another trainer"}
@@ -724,7 +693,7 @@ def test_what_is_said_of_the_other_trainers(trained):
             }
         )
         assert set(made_up(change=made).history.metric) <= set(run.history.metric)
-    start = read_run(str(trained / "dpo"), NOWHERE).series("rewards/accuracies", "eval")
+    start = read_run(str(trained / "dpo")).series("rewards/accuracies", "eval")
     assert start[0] == 0.0  # which says nothing about the base, whatever the rules for ORPO say
 
 
@@ -796,47 +765,9 @@ def test_what_is_said_of_a_kept_run(name):
     record = json.loads((folder / "run.json").read_text())
     assert record["parameters"] == asked
     assert {key.upper(): record["recipe"][key.lower()] for key in asked} == asked
-    run = read_run(str(folder), NOWHERE)
+    run = read_run(str(folder))
     assert (run.name, run.trainer, run.state, run.batch_rows) == (folder.name, "ORPO", "finished", 8)
     assert run.eval_rows == asked["NUM_EVAL_PAIRS"] and run.settings["learning_rate"] == asked["LEARNING_RATE"]
     evaluated = run.series("loss", "eval")
     assert len(evaluated) == 5 and list(run.series("loss").index) == list(range(1, evaluated.index[-1] + 1))
     assert rules(run) == KEPT[name]
-
-
-# --- intervals -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rows", [1, 7, 10, 64, 200, 1000])
-def test_the_ends_of_an_interval_are_where_the_share_is_just_likely_enough(rows):
-    """Wilson's definition: there, what was seen is 1.96 standard deviations of the true share away."""
-    for right in {0, 1, rows // 3, rows // 2, rows - 1, rows}:
-        share, (low, high) = right / rows, wilson(right / rows, rows)
-        assert 0 <= low <= share <= high <= 1
-        for end in (low, high):
-            assert abs(share - end) == pytest.approx(1.96 * math.sqrt(end * (1 - end) / rows), abs=1e-4)
-
-
-@pytest.mark.parametrize("rows", [10, 50, 200])
-def test_an_interval_holds_the_true_share_in_95_of_100_cases(rows):
-    held = []
-    for true in (number / 100 for number in range(5, 96)):
-        chances = [math.comb(rows, right) * true**right * (1 - true) ** (rows - right) for right in range(rows + 1)]
-        intervals = [wilson(right / rows, rows) for right in range(rows + 1)]
-        held.append(sum(p for p, (low, high) in zip(chances, intervals, strict=True) if low <= true <= high))
-    assert sum(held) / len(held) == pytest.approx(0.95, abs=0.01) and min(held) > 0.83
-
-
-@pytest.mark.parametrize("share", [0.5, 0.7])
-@pytest.mark.parametrize("half_width", [0.03, 0.07, 0.1])
-def test_so_many_rows_give_so_narrow_an_interval(half_width, share):
-    rows = rows_for(half_width, share)
-    for number, enough in ((rows, True), (round(rows * 0.9), False)):
-        low, high = wilson(share, number)
-        assert ((high - low) / 2 <= half_width) == enough
-
-
-def test_the_rows_that_the_course_names():
-    assert [rows_for(half_width) for half_width in (0.03, 0.07, 0.1)] == [1068, 196, 97]
-    low, high = wilson(0.5, 10)
-    assert (round(low, 2), round(high, 2)) == (0.24, 0.76)

@@ -15,18 +15,18 @@ from types import SimpleNamespace
 import pytest
 from support.wandb_api import KEY, RUN, START, WandbAPI
 
-from utils.curves.wandb_online import ANSWER_SECONDS, PATIENCE, run_path
+from utils.curves.wandb_runs import ANSWER_SECONDS, PATIENCE, run_path
 
 READ_ON_REQUEST = """
 import dataclasses, json, sys, time, traceback
 import wandb
-from utils.curves import wandb_online
+from utils.curves import wandb_runs
 for line in sys.stdin:
     job = json.loads(line)
-    wandb_online.PATIENCE, wandb_online.ANSWER_SECONDS = job["patience"], job["answer_seconds"]
+    wandb_runs.PATIENCE, wandb_runs.ANSWER_SECONDS = job["patience"], job["answer_seconds"]
     start = time.monotonic()
     try:
-        answer = {"run": dataclasses.asdict(wandb_online.read_run(job["path"], job["key"]))}
+        answer = {"run": dataclasses.asdict(wandb_runs.read_online(job["path"], job["key"]))}
     except Exception as error:
         answer = {"error": type(error).__name__, "text": str(error)}
         answer["shown"] = "".join(traceback.format_exception(error))

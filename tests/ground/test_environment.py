@@ -188,10 +188,10 @@ class WandbRun:
         return self.output.decode(errors="replace")
 
     def history(self) -> list[dict]:
-        from utils.curves.wandb_offline import read_history
+        from utils.curves.wandb_runs import read_offline
 
         (run,) = (self.folder / "runs" / "wandb").glob("offline-run-*")
-        return read_history(run)
+        return read_offline(run).rows
 
 
 @pytest.fixture(scope="module", autouse=True)

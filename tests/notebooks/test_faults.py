@@ -354,59 +354,21 @@ def test_a_merged_name_that_the_licence_forbids_stops_before_the_merge(trained, 
 # --- curves ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "given, kind, told",
-    [
-        (None, "FileNotFoundError", "Run 03_train_with_orpo first"),
-        ("/nowhere/run", "FileNotFoundError", "neither a folder or file here nor a name that the Hub could have"),
-        ("nonsense", "FileNotFoundError", "There is no folder 'nonsense' here"),
-        ("learner/nothing", "FileNotFoundError", "learner/nothing"),
-        (
-            "learner/orpo-course/abcd1234",
-            "PermissionError",
-            "shows the run learner/orpo-course/abcd1234 only to an API key",
-        ),
-    ],
-    ids=["none", "folder", "name", "hub", "wandb without a key"],
-)
-def test_04_without_a_run_says_where_to_get_one(stopped, given, kind, told):
-    assert told in stopped("04", kind, RUN=given)
+def test_04_without_a_run_says_where_to_get_one(stopped):
+    assert "Run 03_train_with_orpo first" in stopped("04", "FileNotFoundError")
 
 
-def shortened(tmp_path, change) -> str:
-    """A copy of the healthy run whose log entries and state are changed."""
+def test_04_shows_what_can_be_shown_of_another_trainers_run_that_goes_on(run, tmp_path):
+    """No evaluation, no rewards, and not at its end."""
     kept = json.loads((DATA / "runs" / "healthy" / "trainer_state.json").read_text())
-    kept["log_history"] = [entry for entry in map(change, kept["log_history"]) if entry]
-    folder = tmp_path / "changed"
-    folder.mkdir()
-    (folder / "trainer_state.json").write_text(json.dumps(kept))
-    return str(folder)
-
-
-def test_04_of_an_empty_history_says_so(stopped, tmp_path):
-    message = stopped("04", "ValueError", RUN=shortened(tmp_path, lambda entry: None))
-    assert "holds no logged step" in message
-
-
-@pytest.mark.parametrize(
-    "change, finding",
-    [
-        (lambda entry: entry if "loss" in entry else None, "no evaluation"),
-        (lambda entry: entry if entry["step"] <= 60 else None, "not at its end"),
-        (lambda entry: entry if entry["step"] <= 2 else None, "not at its end"),
-        (
-            lambda entry: {key: value for key, value in entry.items() if not re.search("logps|rewards|odds|nll", key)},
-            "another trainer",
-        ),
-    ],
-    ids=["without evaluation", "still going", "just begun", "of another trainer"],
-)
-def test_04_shows_what_can_be_shown_of_other_runs(run, tmp_path, change, finding):
-    folder = shortened(tmp_path, change)
-    state = json.loads((tmp_path / "changed" / "trainer_state.json").read_text())
-    state["global_step"] = state["log_history"][-1]["step"]
-    (tmp_path / "changed" / "trainer_state.json").write_text(json.dumps(state))
-    assert finding in run("04", RUN=folder)["findings"]
+    log = [entry for entry in kept["log_history"] if "loss" in entry and entry["step"] <= 60]
+    for entry in log:
+        for key in [key for key in entry if re.search("logps|rewards|odds|nll", key)]:
+            del entry[key]
+    state = kept | {"log_history": log, "global_step": 60}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    findings = run("04", RUN=str(tmp_path))["findings"]
+    assert {"no evaluation", "not at its end", "another trainer"} <= set(findings)
 
 
 def test_05_without_an_adapter_says_which_notebook_makes_it(stopped):

@@ -14,8 +14,8 @@ import pytest
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 
-from utils import intervals
-from utils.curves import wandb_offline
+from utils import curves, intervals
+from utils.curves import wandb_runs
 from utils.practice import course as runner
 from utils.practice import stand_ins
 
@@ -165,7 +165,7 @@ def test_offline_wandb_holds_the_same_curves(course):
     run_folder = course[1] / "run"
     (offline,) = (run_folder / "wandb").glob("offline-run-*")
     on_disk = {}
-    for row in wandb_offline.read_history(offline):
+    for row in wandb_runs.read_offline(offline).rows:
         if "train/global_step" in row:  # not the first panels, nor the table of answers
             on_disk |= {(row["train/global_step"], key): value for key, value in row.items() if "/" in key}
     compared = 0
@@ -181,10 +181,10 @@ def test_offline_wandb_holds_the_same_curves(course):
 
 def test_the_wandb_run_carries_answers_settings_data_and_adapter(course):
     (offline,) = (course[1] / "run" / "wandb").glob("offline-run-*")
-    about, config = wandb_offline.describe(offline), wandb_offline.read_config(offline)
-    assert about["group"] == "course-llama3" and about["name"].startswith("course-llama3-")
-    assert about["state"] == "finished" and config["pairs"] == {"train": 320, "test": 64}
-    rows = wandb_offline.read_history(offline)
+    logged = wandb_runs.read_offline(offline)
+    config, rows = logged.config, logged.rows
+    assert logged.group == "course-llama3" and logged.name.startswith("course-llama3-")
+    assert logged.state == "finished" and config["pairs"] == {"train": 320, "test": 64}
     (table,) = [row["answers/before_and_after"] for row in rows if "answers/before_and_after" in row]
     answers = json.loads((offline / "files" / table["path"]).read_text())
     assert answers["columns"] == ["prompt", "base", "after ORPO"] and len(answers["data"]) == 5
@@ -198,7 +198,12 @@ def test_the_wandb_run_carries_answers_settings_data_and_adapter(course):
 def test_the_curves_are_read_from_disk_and_from_wandb_and_judged(course, recorded):
     figures = recorded["04"]
     assert figures["trainer"] == "ORPO" and figures["eval_rows"] == 64 and figures["sick_runs"] == 9
-    assert figures["numbers_compared"] == figures["numbers_read"] > 500
+    assert figures["numbers_read"] > 500
+    run_folder = course[1] / "run"
+    (offline,) = (run_folder / "wandb").glob("offline-run-*")
+    on_disk, at_wandb = (curves.read_run(str(folder)).history for folder in (run_folder, offline))
+    both = on_disk.merge(at_wandb, on=["step", "split", "metric"])
+    assert len(both) == len(on_disk) == figures["numbers_read"] and (both.value_x == both.value_y).all()
     # The base was trained on this machine: which note on its taste the first evaluation deserves, that evaluation says.
     start = json.loads((course[1] / "run" / "trainer_state.json").read_text())["log_history"][0]
     low, high = intervals.wilson(start["eval_rewards/accuracies"], 64)
@@ -206,26 +211,24 @@ def test_the_curves_are_read_from_disk_and_from_wandb_and_judged(course, recorde
     assert {note: note in figures["findings"] for note in notes} == notes
     assert not {"not finite", "stuck", "learning rate too high", "plateau from step one"} & set(figures["findings"])
     text = (course[1] / "04_read_the_curves.ipynb").read_text()
-    assert len(re.findall(r"<img [^>]*alt=", text)) >= 6 and "at most 0.0 apart" in text
+    assert len(re.findall(r"<img [^>]*alt=", text)) >= 6
 
 
 def test_a_second_run_is_drawn_over_the_first(run, course, tmp_path):
     """Notebook 04 alone, on another machine: the run, and a sick one beside it, both named by parameters."""
     sick = Path(__file__).parents[2] / "data" / "runs" / "rate_x_100"
     figures = run("04", RUN=str(course[1] / "run"), COMPARE=[str(sick)])
-    assert (
-        figures["numbers_compared"] == figures["numbers_read"] > 500
-    )  # with W&B's folder beside the run that is named
+    assert figures["numbers_read"] > 500
     assert "rate_x_100" in (tmp_path / "04_read_the_curves.ipynb").read_text()
 
 
 def test_a_run_at_wandb_is_read_through_its_address(run, course, recorded, tmp_path):
     """The real client in the notebook's kernel, on a stand-in of W&B's server that holds the course's own run."""
-    from wandb_api import KEY, WandbAPI
+    from support.wandb_api import KEY, WandbAPI
 
     (offline,) = (course[1] / "run" / "wandb").glob("offline-run-*")
     server = WandbAPI().start()
-    config, rows = wandb_offline.read_config(offline), wandb_offline.read_history(offline)
+    config, rows = wandb_runs.read_offline(offline).config, wandb_runs.read_offline(offline).rows
     server.add_run("you", "orpo-course", "abcd1234", "my run", "finished", config, rows)
     at_wandb = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "TMPDIR": str(tmp_path)}
     address = "https://wandb.ai/you/orpo-course/runs/abcd1234?nw=nwuseryou"

@@ -31,10 +31,8 @@ from IPython.display import HTML, display
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from utils.data import chat_format, mix as mixing
-from utils.widgets import curves as curve_explorer, loss as loss_explorer, memory as memory_calculator
-from utils.exercises import curve_quiz
-from utils.curves import run as curves
-from utils import figures
+from utils.widgets import loss as loss_explorer, memory as memory_calculator
+from utils import curves, exercises, figures
 from utils import evaluate, widgets
 from utils.widgets import pairs as pair_browser
 from utils.train import profiles, recipes
@@ -86,9 +84,9 @@ def cells() -> dict[str, str]:
         "before pairs": BEFORE_PAIRS,
         "02_pair_browser": cell_with("02", "pair_browser.browse("),
         "before curves": BEFORE_CURVES,
-        "runs": cell_with("04", '"data" / "runs"'),
-        "04_curve_explorer": cell_with("04", "curve_explorer.explore("),
-        "04_quiz": cell_with("04", "curve_quiz.quiz("),
+        "runs": cell_with("04", "read_made_runs("),
+        "04_curve_explorer": cell_with("04", "explore_curves("),
+        "04_quiz": cell_with("04", "draw_quiz("),
         "04_answer": cell_with("04", "check(answer)"),
         "before memory": BEFORE_MEMORY,
         "00_memory_calculator": cell_with("00", "memory_calculator.calculate("),

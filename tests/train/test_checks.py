@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from utils.curves import wandb_offline
+from utils.curves import wandb_runs
 from utils.practice import stand_ins
 from utils.train import checks as training_checks
 from utils.train import model_loading
@@ -109,7 +109,7 @@ def alerts(run) -> list:
     run.finish()
     wandb.teardown()  # ends W&B's service, which writes the file, and may not have written all of it before
     (file,) = Path(run.settings.sync_dir).glob("run-*.wandb")
-    records = wandb_offline._records(file)
+    records = wandb_runs._records(file)
     return [record.alert for record in records if record.WhichOneof("record_type") == "alert"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.curves import wandb_offline
+from utils.curves import wandb_runs
 from utils.train import keep as keeping
 from utils.train.wandb_records import FIRST
 
@@ -127,14 +127,12 @@ def run_folder(written):
 
 def records(run_folder: Path, kind: str) -> list:
     (file,) = run_folder.glob("run-*.wandb")
-    return [
-        getattr(record, kind) for record in wandb_offline._records(file) if record.WhichOneof("record_type") == kind
-    ]
+    return [getattr(record, kind) for record in wandb_runs._records(file) if record.WhichOneof("record_type") == kind]
 
 
 def logged(run_folder: Path) -> list[dict]:
     """The rows without W&B's own `_step`, `_runtime` and `_timestamp`."""
-    rows = wandb_offline.read_history(run_folder)
+    rows = wandb_runs.read_offline(run_folder).rows
     return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
 
 

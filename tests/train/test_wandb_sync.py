@@ -15,7 +15,7 @@ from support.wandb_api import KEY
 from support.wandb_uploads import MANIFEST, WandbUploads
 from train.test_wandb_records import COLUMNS, write_run
 
-from utils.curves import wandb_offline
+from utils.curves import wandb_runs
 from utils.train.wandb_records import FIRST
 
 CONFIG = {"learning_rate": 8e-5, "lora": {"r": 16, "targets": ["q_proj"]}, "mix": None, "name/with": "slash"}
@@ -45,12 +45,12 @@ print(run.settings.sync_dir)
 """
 READ = """
 import dataclasses, json, os, sys
-from utils.curves import run as curves, wandb_online
+from utils.curves import run as curves, wandb_runs
 
 path, folder = sys.argv[1:]
 key = os.environ["WANDB_API_KEY"]
-online, offline = curves.read_run(path, "-", key=key), curves.read_run(folder, "-")
-answer = dataclasses.asdict(wandb_online.read_run(path, key))
+online, offline = curves.read_run(path, key=key), curves.read_run(folder)
+answer = dataclasses.asdict(wandb_runs.read_online(path, key))
 same = online.history.equals(offline.history)
 print(json.dumps(answer | {"same": same, "points": len(online.history), "names": [online.name, offline.name]}))
 """
@@ -88,7 +88,7 @@ def run_folder(start, tmp_path_factory):
 def logged(run_folder):
     """The files of each artifact by its type: `{name: (content, MD5)}`, before `wandb sync`, which may delete them."""
     (file,) = run_folder.glob("run-*.wandb")
-    artifacts = [it.artifact for it in wandb_offline._records(file) if it.WhichOneof("record_type") == "artifact"]
+    artifacts = [it.artifact for it in wandb_runs._records(file) if it.WhichOneof("record_type") == "artifact"]
     return {
         it.type: {entry.path: (Path(entry.local_path).read_bytes(), entry.digest) for entry in it.manifest.contents}
         for it in artifacts
@@ -145,7 +145,7 @@ def test_the_printed_line_uploads_without_a_question(synced, run_folder):
 
 
 def test_the_rows_are_those_that_were_logged(read, run_folder):
-    assert text(read.rows) == text(wandb_offline.read_history(run_folder))
+    assert text(read.rows) == text(wandb_runs.read_offline(run_folder).rows)
     assert len(read.rows) == 2 * STEPS + 4 + 1, "training and first panels, evaluations, answers"
     assert len([row for row in read.rows if f"{FIRST}/train_margins" in row]) == STEPS
 

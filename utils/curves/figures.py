@@ -1,13 +1,11 @@
-"""Draws a run's curves: live while it trains, whole when it is done, and several runs over one another.
-
-A run is a `curves.Run`. Left out: reading it, the intervals, see `curve_lines`, and judging it, see `diagnosis`.
-"""
+"""Draws runs' curves: live while one trains, whole when it is done, and several over one another."""
 
 import time
+from types import SimpleNamespace
 
-from utils.curves.lines import FAINT, cut_curve, draw_curve, far_curves, in_words, off_axis
 from utils.curves.run import Run, read_history
 from utils.figures import COLOURS, SEQUENCE, as_image, new_figure
+from utils.intervals import wilson
 
 # log_odds_chosen is the difference of the two answers' log odds, log_odds_ratio is log sigmoid of it: always negative.
 # Log-probabilities are ORPO's means per token, but DPO's sums over the answer.
@@ -17,19 +15,134 @@ PANELS = {
     "accuracies": ("rewards/accuracies",),
     "log-probabilities": ("logps/chosen", "logps/rejected"),
     "log-odds": ("log_odds_ratio", "log_odds_chosen"),
-    "rate and gradient": ("learning_rate", "grad_norm"),
+    "gradient": ("grad_norm",),
+    "rate": ("learning_rate",),
 }
-# A panel that has a unit may hold all its metrics in one axis.
-UNITS = {"loss": "nats", "margins": "beta x nats", "accuracies": "share of pairs"}
-UNITS |= {"log-probabilities": "nats", "log-odds": "nats"}
-POSITIVE = ("loss", "nll_loss", "grad_norm")
+SIX, SHORT = tuple(PANELS)[:6], ("loss", "margins", "accuracies")
+UNITS = {"margins": "beta x nats", "accuracies": "share of pairs", "gradient": "", "rate": ""}  # of the others: nats
 METRIC_COLOURS = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "eval"}  # the others are grey
 METRIC_COLOURS |= {"logps/chosen": "chosen", "logps/rejected": "rejected", "log_odds_chosen": "margin"}
 REFERENCES = {"rewards/accuracies": 0.5, "rewards/margins": 0, "log_odds_chosen": 0}  # a line to compare with
 RUN_COLOURS, MARKERS = [*SEQUENCE, "black"], "osD^vP*X"
-SHORT = ("loss", "margins", "accuracies")
-UP, DOWN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
+FAINT = {"alpha": 0.35, "markersize": 4, "markeredgewidth": 0}  # of single training points
 MOST_BANDS = 3  # runs in one figure that get intervals
+WINDOW = 9  # points of the running mean around which the training points scatter
+FEWEST_POINTS = 20  # from which a scatter is estimated
+# How far values of runs usually are apart, 0.5 if not named; what is FAR_APART times as far would flatten the others.
+USUAL, FAR_APART = {"rewards/margins": 0.05, "learning_rate": 1e-6}, 10
+FAR_OFF = 5  # times half of a metric's scatter: a single training point that does not stretch the axis
+
+
+def running_mean(series, window: int):
+    """Smooth a series with the mean of `window` points around each point, which does not shift the curve in time.
+
+    At both ends the window is cut off, so a steep beginning looks flatter than it is. What is not finite is left out of
+    the means, and there is no mean in its place.
+    """
+    import numpy as np
+
+    finite = series.where(np.isfinite(series))
+    return finite.rolling(window, center=True, min_periods=1).mean().where(finite.notna())
+
+
+def confidence_band(run, metric: str):
+    """Return both ends of a 95 % interval of each evaluation, or `None` if the run does not tell enough.
+
+    Accuracies: Wilson's interval. Of the others only means are logged, so the spread of single rows is taken from the
+    scatter of the training points, each of them the mean of some rows, around their running mean. The interval covers
+    the chance of which rows were held out. All evaluations see the same rows, so that changes along a curve are known
+    better than its level.
+    """
+    import numpy as np
+    import pandas as pd
+
+    values, points = (part[np.isfinite(part)] for part in (run.series(metric, "eval"), run.series(metric)))
+    if values.empty or not run.eval_rows:
+        return None
+    if metric == "rewards/accuracies":
+        ends = zip(*(wilson(value, run.eval_rows) for value in values), strict=True)
+        return tuple(pd.Series(end, values.index) for end in ends)
+    if not run.batch_rows or len(points) < FEWEST_POINTS:
+        return None
+    scatter = points - points.rolling(WINDOW, center=True).mean()  # none at the ends, where the window is cut off
+    # A point averages all batches since the one before it, and is itself a part of the mean that it is compared with
+    rows = run.batch_rows * np.median(np.diff(points.index))
+    spread = np.sqrt((scatter**2).mean() * WINDOW / (WINDOW - 1) * rows)
+    half = 1.96 * spread / np.sqrt(run.eval_rows)
+    return values - half, values + half
+
+
+def take_curve(run, metric: str, smoothing: int = 10, steps=None) -> SimpleNamespace:
+    """Take what is drawn of one metric of a run.
+
+    `train`, `mean` and `evaluation` are finite series; `spikes` are training points so far from the mean that they
+    would flatten the rest; `lost` are the steps that are not finite.
+    """
+    import numpy as np
+
+    first, last = steps or (None, None)
+    train, evaluation, band = run.series(metric), run.series(metric, "eval"), confidence_band(run, metric)
+    logged = bool(len(train) or len(evaluation))
+    mean = train if metric == "learning_rate" else running_mean(train, smoothing)  # a rate is not noisy
+    train, mean, evaluation = (part.loc[first:last] for part in (train, mean, evaluation))
+    lost = sorted({step for part in (train, evaluation) for step in part.index[~np.isfinite(part)]})
+    train, mean, evaluation = (part[np.isfinite(part)] for part in (train, mean, evaluation))
+    noise = train - mean
+    far = noise.abs() > FAR_OFF * (noise.quantile(0.75) - noise.quantile(0.25))
+    far &= metric != "rewards/accuracies"  # which has an axis of its own
+    band = band and [end.loc[first:last] for end in band]
+    return SimpleNamespace(
+        train=train[~far], spikes=train[far], mean=mean, evaluation=evaluation, lost=lost, band=band, logged=logged
+    )
+
+
+def draw_curve(axis, curve, alone: bool = True, band: bool = True, **style) -> None:
+    """Draw training as its running mean, evaluations as markers with their band, and what is not finite as crosses.
+
+    `alone` also draws each training point, and joins the evaluations: too much where several runs meet.
+    """
+    colour, line = style["color"], style.pop("linestyle", "-")
+    if alone:
+        axis.plot(curve.train, ".", color=colour, **FAINT)
+    breaks = curve.mean.reindex(sorted([*curve.mean.index, *curve.lost]))  # no line where nothing was finite
+    axis.plot(breaks, line, color=colour, linewidth=1.8 if alone else 1.1)
+    if band and curve.band:
+        low, high = curve.band
+        axis.fill_between(low.index, low, high, color=colour, alpha=0.13, linewidth=0)
+        axis.vlines(low.index, low, high, color=colour, alpha=0.6, linewidth=1)  # a single one is no area
+    marks = {"marker": "o", "markersize": 6, "markeredgecolor": "white", "linewidth": 1} | style
+    axis.plot(curve.evaluation, linestyle=":" if alone else "none", **marks)
+    bottom = axis.get_xaxis_transform()  # steps across, the axis' height upwards
+    axis.plot(curve.lost, [0.04] * len(curve.lost), "x", color=colour, markersize=4, transform=bottom)
+
+
+def set_scale(axes, curves: list, metric: str) -> None:
+    """Give axes one scale on which each curve can be read, a logarithmic one if one run would flatten the others."""
+    import numpy as np
+    from matplotlib.ticker import StrMethodFormatter, SymmetricalLogLocator
+
+    values = [np.concatenate([curve.mean, curve.evaluation]) for curve in curves]
+    values = [part for part in values if len(part)]
+    if metric == "rewards/accuracies":
+        for axis in axes:
+            axis.set_ylim(-0.04, 1.04)
+    elif len(values) > 1:
+        centre = np.median(min(values, key=lambda part: max(abs(part))))  # what goes astray grows
+        reach = np.maximum(sorted(max(abs(part - centre)) for part in values), USUAL.get(metric, 0.5))
+        gaps = np.flatnonzero(reach[1:] > FAR_APART * reach[:-1])
+        for axis in axes if len(gaps) else []:
+            linear = 10 ** np.floor(np.log10(reach[gaps[0]]))  # linear up to there, logarithmic further out
+            axis.set_yscale("symlog", linthresh=linear)
+            axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear, subs=(1, 3)))
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.annotate("log scale", (1, 1), xycoords="axes fraction", ha="right", va="bottom", fontsize=7)
+
+
+def in_words(curve) -> str:
+    """Say where the evaluations of a curve begin and end, or else training."""
+    part, what = (curve.evaluation, "") if len(curve.evaluation) else (curve.mean, "training ")
+    words = f"{what}{part.iloc[0]:.3g} to {part.iloc[-1]:.3g}" if len(part) else "no value"
+    return words + (f", not finite from {curve.lost[0]}" if curve.lost else "")
 
 
 def plot_history(history, panels=SHORT, title: str = "training"):
@@ -38,11 +151,7 @@ def plot_history(history, panels=SHORT, title: str = "training"):
 
 
 def live_curves(seconds: float = 10.0):
-    """Make a trainer callback that redraws loss, margin and accuracy in place while the model trains.
-
-    Args:
-        seconds: least time between two drawings; a drawing costs about a fifth of a second.
-    """
+    """Make a trainer callback that redraws loss, margin and accuracy in place, at most once in so many seconds."""
     from IPython.display import display
     from transformers import TrainerCallback
 
@@ -69,115 +178,86 @@ def live_curves(seconds: float = 10.0):
     return LiveCurves()
 
 
-def plot_runs(runs, panels=tuple(PANELS), smoothing: int = 10, steps=None):
+def plot_runs(runs, panels=SIX, smoothing: int = 10, steps=None):
     """Draw one run, or several over one another: training as running means, evaluations as markers.
 
-    One run also shows each training point. Intervals are drawn for at most three runs. What is so far from the rest
-    that this would look flat leaves the axis, and an arrow says how far it goes; losses, gradients and rates of several
-    runs, which are positive, get a logarithmic scale instead.
-
-    Args:
-        runs: list of `curves.Run`.
-        panels: names from `PANELS`. Its metrics share an axis, unless their units differ or runs are many.
-        smoothing: points of the running mean.
-        steps: first and last step to draw, `None` for all.
+    One run also shows each training point, and has a panel's metrics in one axis. `smoothing` is the points of the
+    running mean, `steps` the first and last step to draw.
 
     Returns:
         (figure, alt text with the first and the last evaluation of each curve).
     """
-    columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    figure, axes = new_figure(columns, 2 * rows, width=9.4 / columns, height=1.35 if len(runs) == 1 else 1.6)
-    grid, sentences = axes[0].get_gridspec(), []
-    halves = axes.reshape(rows, 2, columns).swapaxes(1, 2).reshape(-1, 2)  # an upper and a lower axis for each panel
-    for axis in halves[len(panels) :].flat:
+    several = len(runs) > 1
+    plots = []  # panel, and the metrics in one axis
+    for panel in panels:
+        plots += [(panel, [metric]) for metric in PANELS[panel]] if several else [(panel, PANELS[panel])]
+    columns = {1: 1, 2: 2, 4: 2}.get(len(plots), 3)
+    figure, axes = new_figure(columns, -(-len(plots) // columns), width=9.4 / columns, height=2.5)
+    for axis in axes[len(plots) :]:
         axis.remove()
-    for place, (panel, (upper, lower)) in enumerate(zip(panels, halves, strict=False)):
-        metrics, (row, column) = PANELS[panel], divmod(place, columns)
-        whole = len(metrics) == 1 or (len(runs) == 1 and panel in UNITS)
-        if whole:
-            lower.remove()
-            upper.set_subplotspec(grid[2 * row : 2 * row + 2, column])
-        for axis, names in [(upper, metrics)] if whole else [(upper, metrics[:1]), (lower, metrics[1:])]:
-            sentences.append(_fill_axis(axis, runs, names, smoothing, steps))
-            axis.set_title(names[0] if len(names) == 1 else panel, loc="left", fontsize=9, fontweight="bold")
-            axis.set_ylabel(UNITS.get(panel, ""), fontsize=8)
-            axis.tick_params(labelsize=8)
+    sentences = []
+    for axis, (panel, metrics) in zip(axes, plots, strict=False):
+        if several:
+            lines = [(run, metrics[0], run.name, _style(place)) for place, run in enumerate(runs)]
+        else:
+            lines = [(runs[0], metric, metric, _metric_style(metric, place)) for place, metric in enumerate(metrics)]
+        words = _fill_axis(axis, lines, several, len(runs) <= MOST_BANDS, smoothing, steps)
+        sentences.append(f"{metrics[0]}: {words}" if several else words)
+        axis.set_title(metrics[0] if len(metrics) == 1 else panel, loc="left", fontsize=9, fontweight="bold")
+        axis.set_ylabel(UNITS.get(panel, "nats"), fontsize=8)
         axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=8)
     _add_legend(figure, runs, smoothing)
     names = ", ".join(run.name for run in runs)
     return figure, f"Curves of {names}; first and last evaluation of each metric. {'. '.join(sentences)}."
 
 
-def _fill_axis(axis, runs, metrics, smoothing: int, steps) -> str:
-    """Draw one metric of several runs, or metrics of one run, and say in words what is seen."""
+def ends_table(runs, panels):
+    """Return a table of where each run's evaluations begin and end, one column for each run."""
+    import pandas as pd
+
+    metrics = [metric for panel in panels for metric in PANELS[panel]]
+    ends = {run.name: {metric: run.ends(metric) for metric in metrics} for run in runs}
+    return pd.DataFrame(ends).map(lambda pair: f"{pair[0]:.3f} to {pair[1]:.3f}")
+
+
+def _fill_axis(axis, lines, several: bool, band: bool, smoothing: int, steps) -> str:
+    """Draw lines, each a run, a metric, a name and a style, and return in words what is seen."""
     from matplotlib.lines import Line2D
 
-    several = len(runs) > 1
-    if several:
-        lines = [(run, metrics[0], run.name, _style(place)) for place, run in enumerate(runs)]
-    else:
-        colours = [COLOURS[METRIC_COLOURS.get(metric, "neutral")] for metric in metrics]
-        ways = [{"marker": "o"}, {"marker": "s", "linestyle": "--"}][: len(metrics)]  # no panel has more than two
-        styles = [{"color": colour} | way for colour, way in zip(colours, ways, strict=True)]
-        lines = [(runs[0], metric, metric, style) for metric, style in zip(metrics, styles, strict=True)]
-    curves = [cut_curve(run, metric, smoothing, steps) for run, metric, _, _ in lines]
+    curves = [take_curve(run, metric, smoothing, steps) for run, metric, _, _ in lines]
+    metrics = [metric for _, metric, _, _ in lines]
     if not any(len(curve.mean) + len(curve.evaluation) + len(curve.lost) for curve in curves):
-        trainer = "these trainers" if several else "this trainer"
-        words = "no value in these steps" if any(curve.logged for curve in curves) else f"not logged by {trainer}"
+        logged = any(curve.logged for curve in curves)
+        words = "no value in these steps" if logged else "not logged"
         axis.text(0.5, 0.5, words, ha="center", va="center", fontsize=9, transform=axis.transAxes)
         axis.set(xticks=[], yticks=[])
-        return f"{', '.join(metrics)}: {words}"
+        return f"{', '.join(dict.fromkeys(metrics))}: {words}"
     axis.locator_params(nbins=5)
     if metrics[-1] in REFERENCES:
         axis.axhline(REFERENCES[metrics[-1]], color="black", linestyle="--", linewidth=0.8, zorder=1)
-    far = far_curves(curves, metrics[0]) if several else set()
-    if several and (metrics[0] == "learning_rate" or far and metrics[0] in POSITIVE):
-        far = set()
-        _log_scale(axis, curves)
-    for place, curve in enumerate(curves):
-        curve.band = None if place in far or len(runs) > MOST_BANDS else curve.band
-        if place not in far:
-            draw_curve(axis, curve, not several, **lines[place][-1])
-    limits = (-0.04, 1.04) if metrics[0] == "rewards/accuracies" else axis.get_ylim()
     notes, sentences = [], []
-    for place, ((_, _, name, style), curve) in enumerate(zip(lines, curves, strict=True)):
-        if place in far:
-            draw_curve(axis, curve, False, **style)
-        off = off_axis(curve, limits, not several)
-        if not several:
-            axis.plot(curve.spikes, ".", **FAINT, color=style["color"])
-            edges = 0.02 + 0.96 * (off > limits[1])
-            axis.plot(edges, "d", color=style["color"], markersize=4, transform=axis.get_xaxis_transform())
-        remarks = [] if curve.logged else ["not logged"]
-        if len(off):
-            remarks.append(f"{UP if off.iloc[-1] > limits[1] else DOWN} {off.iloc[-1]:.3g}")
-        lost = [f"not finite from {curve.lost[0]}"] if curve.lost else []
-        words = ", ".join([name, in_words(curve), *remarks, *lost])
-        sentences.append(words.replace(UP, "off the axis up to").replace(DOWN, "off the axis down to"))
-        remarks += [] if several else lost  # of several, the legend says it
-        if remarks or len(metrics) > 1:
-            notes.append((Line2D([], [], **style), ", ".join([name] * (len(metrics) > 1) + remarks)))
-    axis.set_ylim(limits)
-    absent = sum(not curve.logged for curve in curves)
-    if absent > 2:
-        nobody = (Line2D([], [], linestyle=""), f"not logged by {absent} runs")
-        notes = [note for note in notes if note[1] != "not logged"] + [nobody]
+    for curve, (_, _, name, style) in zip(curves, lines, strict=True):
+        draw_curve(axis, curve, not several, band, **style)
+        missing = "" if curve.logged else ", not logged"
+        farthest = (
+            f", single points up to {max(curve.spikes, key=abs):.3g}" if len(curve.spikes) and not several else ""
+        )
+        sentences.append(f"{name}, {in_words(curve)}{farthest}{missing}")
+        if missing or (not several and len(lines) > 1):
+            notes.append((Line2D([], [], **style), name + missing))
+    set_scale([axis], curves if several else curves[:1], metrics[0])
+    if not several:
+        low, high = axis.get_ylim()
+        edge = 0.02 * (high - low)
+        for curve, (*_, style) in zip(curves, lines, strict=True):
+            beyond = curve.spikes[~curve.spikes.between(low, high)]
+            axis.plot(curve.spikes, ".", color=style["color"], **FAINT)
+            axis.plot(beyond.clip(low + edge, high - edge), "d", color=style["color"], markersize=4)
+        axis.set_ylim(low, high)
     if notes:
         axis.legend(*zip(*notes, strict=True), loc="best", fontsize=8, handlelength=1.4)
-    return (f"{metrics[0]}: " if several else "") + "; ".join(sentences)
-
-
-def _log_scale(axis, curves) -> None:
-    """Give an axis a logarithmic scale, with plain numbers, and leave out of the curves what it has no place for."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
-    for curve in curves:
-        curve.mean, curve.evaluation = (part[part > 0] for part in (curve.mean, curve.evaluation))
+    return "; ".join(sentences)
 
 
 def _add_legend(figure, runs, smoothing: int) -> None:
@@ -190,24 +270,25 @@ def _add_legend(figure, runs, smoothing: int) -> None:
     band = any(axis.collections for axis in figure.axes)
     if len(runs) == 1:
         rows = f", {runs[0].eval_rows} rows" if runs[0].eval_rows else ""
-        evaluated = (runs[0].history["split"] == "eval").any()
-        styles = {
-            "training": {"marker": ".", "linestyle": "", "alpha": 0.5},
-            f"training, {mean}": {},
-            f"evaluation{rows}" if evaluated else "no evaluation": {"marker": "o", "linestyle": ":"}
-            if evaluated
-            else {"linestyle": ""},
-        }
-        entries = [(Line2D([], [], color="grey", **style), label) for label, style in styles.items()]
-        entries += [(Patch(alpha=0.3, color="grey"), "95 % interval")] if band else []
+        entries = [
+            (Line2D([], [], color="grey", marker=".", linestyle="", alpha=0.5), "training"),
+            (Line2D([], [], color="grey"), f"training, {mean}"),
+        ]
+        if (runs[0].history["split"] == "eval").any():
+            entries.append((Line2D([], [], color="grey", marker="o", linestyle=":"), f"evaluation{rows}"))
+        else:
+            entries.append((Line2D([], [], linestyle=""), "no evaluation"))
+        if band:
+            entries.append((Patch(alpha=0.3, color="grey"), "95 % interval"))
         title, columns = _short(runs[0].name), 4
     else:
         entries = []
         for place, run in enumerate(runs):
             lost = run.history["step"][~np.isfinite(run.history["value"])]
             remarks = [] if (run.history["split"] == "eval").any() else ["no evaluation"]
-            remarks += [f"not finite from {lost.min()}"] if len(lost) else []
-            name = _short(run.name) + (f" ({', '.join(remarks)})" if remarks else "")
+            if len(lost):
+                remarks.append(f"not finite from {lost.min()}")
+            name = f"{_short(run.name)} ({', '.join(remarks)})" if remarks else _short(run.name)
             entries.append((Line2D([], [], **_style(place)), name))
         title = f"line: training, {mean}; markers: evaluation{' with 95 % interval' if band else ''}"
         columns = max(1, 125 // (6 + max(len(label) for _, label in entries)))
@@ -220,6 +301,11 @@ def _style(place: int) -> dict:
     return {"color": RUN_COLOURS[place % 8], "marker": MARKERS[place % 8]}
 
 
+def _metric_style(metric: str, place: int) -> dict:
+    colour = COLOURS[METRIC_COLOURS.get(metric, "neutral")]
+    return {"color": colour, "marker": "os"[place], "linestyle": ["-", "--"][place]}  # no panel has more than two
+
+
 def _short(name: str) -> str:
     name = name if len(name) <= 40 else name[:39] + "\N{HORIZONTAL ELLIPSIS}"
-    return name.replace("$", r"\$")  # else matplotlib would typeset what stands between two
+    return name.replace("$", r"\$")  # else matplotlib would typeset what is between two

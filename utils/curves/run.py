@@ -1,30 +1,39 @@
-"""A run's history as one data frame, wherever it was logged: on disk by the trainer, or by W&B, online or offline.
+"""A run's history as one data frame, wherever it was logged: by the trainer on disk, or by W&B, online or offline.
 
 The frame has one line for each logged number: `step`, `epoch`, `split` ("train" or "eval"), `metric` (the trainer's own
-name, without "eval_"), `value`. Left out: drawing it, see `curve_figures`, and judging it, see `diagnosis`.
+name, without "eval_"), `value`.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from utils.curves import wandb_offline, wandb_online
-from utils.train import keep as keeping
+from utils import hub
+from utils.curves import wandb_runs
 
-MAIN = ("loss", "nll_loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
 COLUMNS = ["step", "epoch", "split", "metric", "value"]
+MAIN = ("loss", "nll_loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
 GOING = "still going, or stopped early"
 STATE = "trainer_state.json"
 WANDB_AXES = ("train/global_step", "train/epoch")  # in every row: where the other numbers belong
+COURSE = Path(__file__).parents[2]
+HOW = (
+    "Run 03_train_with_orpo first. If it ran on another machine, set ARTIFACTS to the same Drive folder, or RUN to the "
+    'repository that was its KEEP_REPO. Without any, read one of the course\'s runs: RUN = "data/runs/healthy".'
+)
+
+
+class NotLogged(Exception):
+    """A metric was not logged, or too rarely for what is asked of it."""
 
 
 @dataclass(frozen=True)
 class Run:
     """A run as its curves tell it.
 
-    `history` is the data frame; `settings` what was recorded beside it (learning_rate, beta, `pairs`), or nothing;
-    `state` is "finished", or another word; `source` says where all this was read.
+    `settings` is what was recorded beside `history` (learning_rate, beta, `pairs`), or nothing; `state` is "finished",
+    or another word; `source` says where all this was read.
     """
 
     name: str
@@ -43,9 +52,10 @@ class Run:
         return {name: part.set_index("step")["value"] for name, part in parts}
 
     def points(self, metric: str):
-        """Return a metric's evaluations, all on the same held-out rows, as a series over `step`.
+        """Return a metric's evaluations; without two of them, the means of ten equal parts of its training points.
 
-        For a run without two of them: the means of ten equal parts of its training points; `None` if those are fewer.
+        Raises:
+            NotLogged: if there are fewer than ten training points as well.
         """
         import numpy as np
 
@@ -54,39 +64,43 @@ class Run:
         if len(evaluated) >= 2:
             return evaluated
         if len(trained) < 10:
-            return None
+            raise NotLogged(metric)
         parts = [trained.iloc[places] for places in np.array_split(np.arange(len(trained)), 10)]
         return type(trained)({part.index[-1]: part.mean() for part in parts})
 
-    def ends(self, metric: str) -> tuple[float, float] | None:
-        """Return the first and the last of a metric's `points`; `None` if it was logged too rarely to tell."""
+    def ends(self, metric: str) -> tuple[float, float]:
+        """Return the first and the last of a metric's `points`."""
         points = self.points(metric)
-        return None if points is None else (float(points.iloc[0]), float(points.iloc[-1]))
+        return float(points.iloc[0]), float(points.iloc[-1])
 
     def change(self, metric: str) -> float:
-        """Return how far a metric has come; 0 if that is not known."""
-        start, end = self.ends(metric) or (0.0, 0.0)
+        """Return how far a metric has come."""
+        start, end = self.ends(metric)
         return end - start
 
-    def fall(self, metric: str) -> float | None:
-        """Return how much of its start a loss has lost, below 0 if it rose; `None` if that is not known."""
-        pair = self.ends(metric)
-        return 1 - pair[1] / pair[0] if pair and pair[0] > 0 else None
+    def fall(self, metric: str) -> float:
+        """Return which share of its start a loss has lost, below 0 if it rose."""
+        start, end = self.ends(metric)
+        if start <= 0:  # of which no share can be taken
+            raise NotLogged(metric)
+        return 1 - end / start
 
-    def pace(self, metric: str) -> float | None:
+    def pace(self, metric: str) -> float:
         """Return how fast a metric fell in the second half, in parts of its mean pace, for each unit of learning rate.
 
         A schedule that ends at zero makes every curve level off; one that has really arrived falls slower than that.
-        `None` without three evaluations: single batches are too uneven to tell a pace by.
+        Only evaluations count: single batches are too uneven to tell a pace by.
         """
         points, rates = self.series(metric, "eval").dropna(), self.series("learning_rate")
         if len(points) < 3 or points.iloc[0] <= points.iloc[-1]:
-            return None
+            raise NotLogged(metric)
         begin, half, end = (points.index[place] for place in (0, len(points) // 2, -1))
         rates = rates[(rates.index > begin) & (rates.index <= end)]
         spent = rates[rates.index > half].sum()
+        if not spent > 0:
+            raise NotLogged("learning_rate")
         fallen = (points[half] - points[end]) / (points[begin] - points[end])
-        return float(fallen * rates.sum() / spent) if spent > 0 else None
+        return float(fallen * rates.sum() / spent)
 
     @property
     def trainer(self) -> str:
@@ -101,7 +115,8 @@ class Run:
     @property
     def eval_rows(self) -> int | None:
         """How many rows each evaluation saw, as recorded, or else as speed times duration; `None` if unknown."""
-        if isinstance(pairs := self.settings.get("pairs"), dict) and pairs.get("test"):
+        pairs = self.settings.get("pairs")
+        if isinstance(pairs, dict) and pairs.get("test"):
             return pairs["test"]
         rows = (self.series("samples_per_second", "eval") * self.series("runtime", "eval")).dropna()
         return round(rows.median()) if rows.median() > 0 else None
@@ -124,8 +139,8 @@ def read_history(log_history: list[dict]):
     rows = []
     for entry in log_history:
         for key, value in entry.items():
-            split, metric = ("eval", key[5:]) if key.startswith("eval_") else ("train", key)
-            rows.append((entry["step"], entry.get("epoch"), split, metric, value))
+            split = "eval" if key.startswith("eval_") else "train"
+            rows.append((entry["step"], entry.get("epoch"), split, key.removeprefix("eval_"), value))
     return _frame(rows)
 
 
@@ -144,46 +159,62 @@ def first_and_last(history):
     for metric in MAIN:
         values = run.series(metric, split).dropna()
         if len(values):
-            rows[metric] = {
-                "first": values.iloc[0],
-                "last": values.iloc[-1],
-                "change": values.iloc[-1] - values.iloc[0],
-            }
+            first, last = values.iloc[0], values.iloc[-1]
+            rows[metric] = {"first": first, "last": last, "change": last - first}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["first", "last", "change"])
 
 
-def read_run(given: str | None, run_folder, name: str | None = None, token=None, key=None) -> Run:
+def read_run(given: str | None, run_folder=None, name: str | None = None, token=None, key=None) -> Run:
     """Find a run and read its history.
 
-    Args:
-        given: run folder of notebook 03, or any folder with a `trainer_state.json`; folder of an offline W&B run;
-            path or address of a run at W&B, as "entity/project/run_id"; Hub id of a kept run; `None` for `run_folder`.
-        run_folder: where notebook 03 leaves its run.
-        name: in figures; `None` takes that of the folder, or the one that W&B shows.
-        token, key: of the Hub, and of W&B.
+    `given` is a folder with a `trainer_state.json`, the folder of an offline W&B run, "entity/project/run_id" or an
+    address at W&B, or the Hub id of a kept run; nothing means `run_folder`, where notebook 03 leaves its run.
+    `token` is for the Hub, `key` for W&B.
 
     Raises:
         FileNotFoundError: if there is no such run.
-        PermissionError, ConnectionError: if W&B cannot be asked.
+        PermissionError, ConnectionError: if the Hub or W&B cannot be asked.
         ValueError: if the history is damaged, or nothing was logged in it.
     """
-    folder = Path(run_folder if given is None else given)
-    if given is not None and "/" not in given and not folder.exists():
-        raise FileNotFoundError(
-            f"There is no folder {given!r} here, and neither the Hub nor W&B has names without a slash. {keeping.HOW}"
-        )
-    if given is not None and not folder.exists() and (path := wandb_online.run_path(given)):
-        run = _from_wandb(wandb_online.read_run(path, key), given)
-    elif given is not None and (folder.suffix == ".wandb" or list(folder.glob("run-*.wandb"))):
-        run = _from_offline(folder)
+    folder = Path(given or run_folder)
+    if not folder.exists() and (COURSE / folder).exists():
+        folder = COURSE / folder
+    path = wandb_runs.run_path(str(given or ""))
+    if folder.suffix == ".wandb" or list(folder.glob("run-*.wandb")):
+        run = _from_wandb(wandb_runs.read_offline(folder), folder.name, f"{folder}, written by W&B")
+    elif folder.exists():
+        run = _from_folder(folder)
+    elif not given:
+        raise FileNotFoundError(f"There is no run in {folder}. {HOW}")
+    elif path:
+        run = _from_wandb(wandb_runs.read_online(path, key), path, f"{given}, at W&B")
+    elif "/" not in given:
+        raise FileNotFoundError(f"There is no folder {given!r}, and names on the Hub and at W&B have a slash. {HOW}")
     else:
-        here = given is not None and folder.is_dir()  # as it is, also a folder that holds nothing but checkpoints
-        run = _from_folder(folder if here else keeping.find_run(given, run_folder, token, (STATE, "checkpoints")))
+        run = replace(_from_folder(_from_hub(given, token)), name=given)
     if run.history.empty:
-        raise ValueError(
-            f"{run.source} holds no logged step, so there is no curve yet: look again when it has trained."
-        )
-    return Run(name or run.name, run.history, run.settings, run.state, run.source)
+        raise ValueError(f"{run.source} holds no logged step, so there is no curve yet: look again later.")
+    return replace(run, name=name or run.name)
+
+
+def read_made_runs() -> tuple[dict[str, Run], list[dict]]:
+    """Read the runs of `data/runs`: name -> run, and rows with what was changed in each."""
+    runs, given = {}, {}
+    for path in sorted((COURSE / "data" / "runs").glob("*/run.json")):
+        name = path.parent.name.replace("_", " ")
+        runs[name], given[name] = read_run(str(path.parent), name=name), _json(path)["parameters"]
+    rows = []
+    for name, parameters in given.items():
+        changed = [f"{key} = {value}" for key, value in parameters.items() if value != given["healthy"].get(key)]
+        rows.append({"run": name, "changed": ", ".join(changed) or "nothing"})
+    return runs, rows
+
+
+def _from_hub(repo_id: str, token) -> Path:
+    from huggingface_hub import snapshot_download
+
+    with hub.in_one_sentence(repo_id):
+        return Path(snapshot_download(repo_id, allow_patterns=[STATE, "run.json"], token=token))
 
 
 def _from_folder(folder: Path) -> Run:
@@ -192,8 +223,8 @@ def _from_folder(folder: Path) -> Run:
     states = [path for path in states if path.exists()]
     if not states:
         raise FileNotFoundError(
-            f"{folder} holds no {STATE}, nor a checkpoint with one: a run that has just begun writes the first after "
-            "SAVE_STEPS steps, and its W&B folder has every step at once."
+            f"{folder} holds no {STATE}, and no checkpoint with one. A run that has just begun writes the first after "
+            f"SAVE_STEPS steps; its W&B folder has every step at once. {HOW}"
         )
     path = max(states, key=lambda path: path.stat().st_mtime)  # a new run may stand beside an old one's end
     state = _json(path, "log_history", "global_step", "max_steps")
@@ -203,26 +234,15 @@ def _from_folder(folder: Path) -> Run:
         settings = record["recipe"] | {"pairs": record["pairs"]}
     else:
         settings = _json(settings) if settings.exists() else {}
-    ended = state["max_steps"] > 0 and state["global_step"] >= state["max_steps"]
+    ended = 0 < state["max_steps"] <= state["global_step"]
     settings = {"max_steps": state["max_steps"]} | settings
     return Run(folder.name, read_history(state["log_history"]), settings, "finished" if ended else GOING, str(path))
 
 
-def _from_offline(run: Path) -> Run:
-    about = wandb_offline.describe(run)
-    history = _wandb_frame(wandb_offline.read_history(run))
-    name, state = about["name"] or run.name, about["state"] or GOING
-    return Run(name, history, wandb_offline.read_config(run), state, f"{run}, written by W&B")
-
-
-def _from_wandb(run, given: str) -> Run:
-    return Run(run.name, _wandb_frame(run.rows), run.config, run.state, f"{given}, at W&B")
-
-
-def _wandb_frame(rows: list[dict]):
+def _from_wandb(run: wandb_runs.WandbRun, name: str, source: str) -> Run:
     """Turn W&B's rows into the data frame; what was logged beside the trainer's metrics is left out."""
     found, before = [], 0
-    for row in rows:
+    for row in run.rows:
         step = row.get("train/global_step", before)
         if step < before:  # a resumed run, which began again from there
             found = [line for line in found if line[0] <= step]
@@ -230,22 +250,20 @@ def _wandb_frame(rows: list[dict]):
         for key, value in row.items():
             split, _, metric = key.partition("/")
             if split in ("train", "eval") and "train/global_step" in row and key not in WANDB_AXES:
-                found.append((row["train/global_step"], row.get("train/epoch"), split, metric, value))
-    return _frame(found)
+                found.append((step, row.get("train/epoch"), split, metric, value))
+    return Run(run.name or name, _frame(found), run.config, run.state or GOING, source)
 
 
 def _frame(rows: list[tuple]):
     """Build the data frame: numbers only, without the summary that ends a run, and of a step logged twice the last."""
     import pandas as pd
 
-    kept = [
-        row
-        for row in rows
-        if isinstance(row[4], int | float)
-        and not isinstance(row[4], bool)
-        and row[3] not in ("step", "epoch")
-        and not row[3].startswith(("train_", "total_"))
-    ]
+    kept = []
+    for row in rows:
+        metric, value = row[3:]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and metric not in ("step", "epoch") and not metric.startswith(("train_", "total_")):
+            kept.append(row)
     frame = pd.DataFrame(kept, columns=COLUMNS).astype({"step": int, "epoch": float, "value": float})
     frame = frame.drop_duplicates(["step", "split", "metric"], keep="last")
     return frame.sort_values(["step", "split", "metric"], ignore_index=True)

@@ -1,5 +1,7 @@
 """Checks of the exercises, by notebook."""
 
+from utils.exercises.notebook_04 import check_rows as check_rows
+from utils.exercises.notebook_04 import draw_quiz as draw_quiz
 from utils.exercises.notebook_06 import check_accuracy as check_accuracy
 from utils.exercises.notebook_06 import check_findings as check_findings
 from utils.exercises.notebook_06 import check_flips as check_flips
