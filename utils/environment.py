@@ -81,33 +81,26 @@ class Device:
 
 
 def find_device() -> Device:
-    """Find the GPU, or else the CPU, and choose the dtype that it computes fastest without losing the run.
-
-    Example:
-        >>> find_device().kind in ("cuda", "cpu")
-        True
-    """
+    """Find the GPU, or else the CPU, and choose the dtype that it computes fastest without losing the run."""
+    import psutil
     import torch
 
     if not torch.cuda.is_available():
         reason = "a CPU has no fast half precision that is also exact enough to compare runs"
-        return Device("cpu", f"{os.cpu_count()} CPU cores", _ram_gb(), "float32", reason)
+        ram_gb = psutil.virtual_memory().total / 1e9
+        return Device("cpu", f"{os.cpu_count()} CPU cores", ram_gb, "float32", reason)
     properties = torch.cuda.get_device_properties(0)
     memory_gb = properties.total_memory / 1e9
     capability = f"compute capability {properties.major}.{properties.minor}"
     if properties.major >= 8:
         reason = f"{capability} multiplies bf16, which has the range of fp32: no loss scaling"
         return Device("cuda", properties.name, memory_gb, "bfloat16", reason)
-    reason = f"{capability} is below 8.0 and has no bf16 units; fp16 needs loss scaling"
+    reason = f"{capability} is below 8.0: bf16 is emulated there, and slow; fp16 is fast, with loss scaling"
     return Device("cuda", properties.name, memory_gb, "float16", reason)
 
 
 def find_token(name: str) -> str | None:
-    """Look for a secret in the environment, then in Colab's secrets, and return `None` if it is in neither.
-
-    Args:
-        name: such as "HF_TOKEN" or "WANDB_API_KEY".
-    """
+    """Look for a secret in the environment, then in Colab's secrets; `None` if it is in neither."""
     if os.environ.get(name, "").strip():
         return os.environ[name].strip()  # a pasted line end is no part of a token
     try:
@@ -136,11 +129,7 @@ def quiet_known_warnings() -> None:
 
 
 def find_disk(folder) -> tuple[int, float]:
-    """Find the disk that a folder lies on, or will lie on.
-
-    Returns:
-        (number that tells disks apart, free space in GB).
-    """
+    """Return (number that tells disks apart, free GB) of the disk that a folder is on, or will be on."""
     import shutil
 
     here = Path(folder).resolve()
@@ -152,13 +141,7 @@ def find_disk(folder) -> tuple[int, float]:
 def start_wandb(project: str, name: str, config: dict, folder: str, group: str | None = None):
     """Start a W&B run: online with a key that works, offline otherwise, and never with a prompt.
 
-    Args:
-        project, name, group: as W&B shows them.
-        config: settings of the run; no secrets.
-        folder: where W&B keeps its files; an offline run is uploaded later with `wandb sync`.
-
-    Returns:
-        The `wandb` run. `run.settings.mode` says which of the two it became.
+    W&B keeps its files in `folder`, from which `wandb sync` uploads an offline run later.
     """
     import wandb
 
@@ -186,20 +169,16 @@ def course_prompts() -> list[str]:
 
 
 def artifacts_folder(root, artifacts: str) -> Path:
-    """Return the folder for what a notebook makes, unless it only looks like a Drive folder.
-
-    Args:
-        root: of the course.
-        artifacts: relative to it, or absolute.
+    """Make the folder for what a notebook makes, `artifacts` below `root` unless it is absolute.
 
     Raises:
-        FileNotFoundError: if it lies on a Drive that is not mounted, and would vanish with the machine.
+        FileNotFoundError: if it is on a Drive that is not mounted, and would vanish with the machine.
     """
     folder = Path(root) / artifacts
     if folder.is_relative_to("/content/drive") and not os.path.ismount("/content/drive"):
         raise FileNotFoundError(
-            f"{folder} would lie on this machine and vanish with it, for Drive is not mounted. Mount it in Colab's "
-            "Files panel, then run this cell again."
+            f"Drive is not mounted, so {folder} would be deleted with this machine. Mount it in Colab's Files panel, "
+            "then run this cell again."
         )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -231,11 +210,7 @@ def describe_machine() -> str:
 
 
 def record(**metrics) -> None:
-    """Show a notebook's key figures, and leave them in its outputs where the course's runner and its tests find them.
-
-    Args:
-        metrics: names and plain values.
-    """
+    """Show a notebook's key figures, and leave them in its outputs for the course's runner and its tests."""
     from IPython.display import display
 
     text = "\n".join(
@@ -387,9 +362,3 @@ def _wanted(name: str, value, kind: str, choices, least: float | None, most: flo
     if "LEARNING_RATE" in name and value >= 0.1:
         return "a learning rate below 0.1, such as 8e-5"
     return ""
-
-
-def _ram_gb() -> float:
-    import psutil
-
-    return psutil.virtual_memory().total / 1e9

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import types
 import warnings
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils import environment
+from utils.curves import wandb_runs
 
 ROOT = Path(__file__).parents[2]
 NAME = "COURSE_TEST_SECRET"
@@ -75,40 +75,19 @@ class NotebookAccessError(Exception):
     """As Colab's own: neither a KeyError nor an OSError."""
 
 
-def test_the_environment_comes_first(colab, monkeypatch):
-    asked = colab("from colab")
-    monkeypatch.setenv(NAME, "from the environment")
+def test_the_environment_comes_first_then_colabs_secrets(colab, monkeypatch):
+    asked = colab("from colab\n")  # a pasted line end, which no header can carry
+    monkeypatch.setenv(NAME, " from the environment\r\n")
     assert environment.find_token(NAME) == "from the environment" and asked == []
-
-
-def test_then_colabs_secrets(colab, monkeypatch):
-    asked = colab("from colab")
-    assert environment.find_token(NAME) == "from colab" and asked == [NAME]
     monkeypatch.setenv(NAME, "")
-    assert environment.find_token(NAME) == "from colab"
+    assert environment.find_token(NAME) == "from colab" and asked == [NAME]
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        NotebookAccessError("access not granted"),
-        TimeoutError("nobody clicked"),
-        KeyError(NAME),
-        RuntimeError("no kernel"),
-        ImportError("no frontend"),
-        None,
-        "",
-    ],
-    ids=lambda answer: type(answer).__name__,
-)
-def test_then_nothing_whatever_colab_does(colab, answer):
-    colab(answer)
-    assert environment.find_token(NAME) is None
-
-
-def test_away_from_colab_there_is_nothing(monkeypatch):
-    monkeypatch.delenv(NAME, raising=False)
-    monkeypatch.setitem(sys.modules, "google.colab", None)  # importing it raises
+def test_then_nothing_whatever_colab_does(colab, monkeypatch):
+    for answer in (NotebookAccessError("no"), TimeoutError("nobody clicked"), KeyError(NAME), RuntimeError(), None, ""):
+        colab(answer)
+        assert environment.find_token(NAME) is None
+    monkeypatch.setitem(sys.modules, "google.colab", None)  # away from Colab, where importing it raises
     assert environment.find_token(NAME) is None
 
 
@@ -118,141 +97,73 @@ def test_the_interrupt_key_still_interrupts(colab):
         environment.find_token(NAME)
 
 
-@pytest.mark.parametrize("place", ["environment", "colab"])
-def test_a_pasted_line_end_is_not_part_of_a_secret(colab, monkeypatch, place):
-    """A header cannot carry it, so the client would fail with a protocol error."""
-    colab("practice-write\n")
-    if place == "environment":
-        monkeypatch.setenv(NAME, " practice-write\r\n")
-    assert environment.find_token(NAME) == "practice-write"
-
-
 # --- W&B -------------------------------------------------------------------------------------------------------
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 START = """
-import json, sys, time
+import json, sys, wandb
 from utils.environment import start_wandb
-folder, report = sys.argv[1:]
-started = time.monotonic()
-run = start_wandb("course", "a-run", {"learning_rate": 8e-5}, folder)
-seconds = time.monotonic() - started
+real = wandb.Settings
+wandb.Settings = lambda **settings: real(**settings | {"init_timeout": 4})  # where a learner waits for 30 s
+run = start_wandb("course", "a-run", {"learning_rate": 8e-5}, sys.argv[1])
 run.log({"loss": 1.5})
-found = {"mode": run.settings.mode, "offline": run.offline, "disabled": run.disabled, "seconds": seconds}
-found["terminal"] = sys.stdin.isatty() and sys.stdout.isatty()
+found = {"mode": run.settings.mode, "terminal": sys.stdin.isatty() and sys.stdout.isatty()}
 run.finish()
-open(report, "w").write(json.dumps(found))
+open(sys.argv[1] + "/found.json", "w").write(json.dumps(found))
 """
 
 
-class WandbRun:
-    """A process that starts a W&B run in a terminal, where a question could be asked and would never be answered."""
-
-    def __init__(self, folder: Path, **variables):
-        self.folder, self.report, self.output = folder, folder / "report.json", b""
-        home = folder / "home"
-        home.mkdir()
-        settings = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-        settings |= {"HOME": str(home), "NETRC": str(home / "netrc"), "PYTHONPATH": str(ROOT)} | variables
-        self.terminal, end = os.openpty()
-        os.set_blocking(self.terminal, False)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", START, str(folder / "runs"), str(self.report)],
-            stdin=end,
-            stdout=end,
-            stderr=end,
-            cwd=ROOT,
-            env=settings,
-        )
-        os.close(end)
-
-    def read(self) -> None:
-        try:
-            while chunk := os.read(self.terminal, 65536):
-                self.output += chunk
-        except OSError:  # nothing to read now, or the other end is closed
-            pass
-
-    def result(self, timeout: float) -> dict:
-        """What the process found; stops it if it is not done in time, as when it waits for an answer."""
-        end = time.monotonic() + timeout
-        while self.process.poll() is None and time.monotonic() < end:
-            self.read()
-            time.sleep(0.05)
-        self.process.kill()
-        assert self.process.wait() == 0, self.text()
-        return json.loads(self.report.read_text())
-
-    def text(self) -> str:
-        self.read()
-        return self.output.decode(errors="replace")
-
-    def history(self) -> list[dict]:
-        from utils.curves.wandb_runs import read_offline
-
-        (run,) = (self.folder / "runs" / "wandb").glob("offline-run-*")
-        return read_offline(run).rows
-
-
-@pytest.fixture(scope="module", autouse=True)
-def wandb_out_of_reach(tmp_path_factory):
-    """Started before the other tests of this file, since it waits half a minute for a server that is not there."""
-    run = WandbRun(tmp_path_factory.mktemp("unreachable"), WANDB_API_KEY=KEY, WANDB_BASE_URL="http://127.0.0.1:9")
-    yield run
-    run.process.kill()
-    run.process.wait()
-    os.close(run.terminal)
+@pytest.mark.parametrize("key", ["too-short", KEY], ids=["no key", "unreachable"])
+def test_wandb_goes_on_offline_and_asks_nothing(tmp_path, key):
+    """In a terminal, where a question could be asked, and would never be answered."""
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    settings |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "PYTHONPATH": str(ROOT)}
+    settings |= {"WANDB_API_KEY": key, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    terminal, end = os.openpty()
+    command = [sys.executable, "-c", START, str(tmp_path / "runs")]
+    process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, cwd=ROOT, env=settings)
+    os.close(end)
+    try:
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+    printed = os.read(terminal, 65536).decode(errors="replace")
+    os.close(terminal)
+    assert json.loads((tmp_path / "runs" / "found.json").read_text()) == {"mode": "offline", "terminal": True}
+    (run,) = (tmp_path / "runs" / "wandb").glob("offline-run-*")
+    assert [row["loss"] for row in wandb_runs.read_offline(run).rows] == [1.5]
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert kept and not any(key.encode() in text for text in kept) and key not in printed
+    assert "goes on offline" in printed
 
 
 @pytest.mark.parametrize(
-    "variables",
-    [{}, {"WANDB_MODE": "online"}, {"WANDB_API_KEY": "too-short"}, {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY}],
-    ids=["no key", "no key, online", "a key that cannot be one", "offline with a key"],
+    "mode, key, wanted",
+    [
+        (None, None, "offline"),
+        (None, KEY, "online"),
+        ("online", None, "offline"),
+        ("offline", KEY, "offline"),
+        ("disabled", KEY, "disabled"),
+    ],
 )
-def test_wandb_goes_on_offline(tmp_path, variables):
-    run = WandbRun(tmp_path, **variables)
-    found = run.result(timeout=50)
-    assert found["terminal"]
-    assert (found["mode"], found["offline"]) == ("offline", True) and found["seconds"] < 20
-    assert [row["loss"] for row in run.history()] == [1.5]
-    assert all(secret not in run.text() for secret in (KEY, "too-short"))
-
-
-def test_wandb_can_be_switched_off(tmp_path):
-    run = WandbRun(tmp_path, WANDB_MODE="disabled")
-    assert run.result(timeout=50)["disabled"] is True
-    assert not list((tmp_path / "runs").rglob("*.wandb"))
-
-
-def test_the_parameters_reach_wandb(monkeypatch, tmp_path):
+def test_mode_and_key_decide_where_a_run_goes(monkeypatch, tmp_path, mode, key, wanted):
     import wandb
 
     calls = []
     monkeypatch.setattr(wandb, "init", lambda **keywords: calls.append(keywords))
     monkeypatch.setattr(wandb, "setup", lambda *arguments, **keywords: None)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DATA_DIR", "")  # so that it is put back as it was
-    monkeypatch.delenv("WANDB_DATA_DIR")
-    environment.start_wandb("course", "a-run", {"beta": 0.1}, str(tmp_path / "new" / "folder"), group="article")
+    for name, value in {"WANDB_MODE": mode, "WANDB_API_KEY": key, "WANDB_DATA_DIR": None}.items():
+        monkeypatch.setenv(name, value or "")  # so that it is put back as it was
+        if value is None:
+            monkeypatch.delenv(name)
+    folder = str(tmp_path / "new" / "folder")
+    environment.start_wandb("course", "a-run", {"beta": 0.1}, folder, group="article")
     (call,) = calls
-    wanted = {"project": "course", "name": "a-run", "group": "article", "config": {"beta": 0.1}, "mode": "offline"}
-    assert call | wanted == call
-    assert call["dir"] == str(tmp_path / "new" / "folder") and Path(call["dir"]).is_dir()
+    given = {"project": "course", "name": "a-run", "group": "article", "config": {"beta": 0.1}, "dir": folder}
+    assert call | given | {"mode": wanted} == call and Path(folder).is_dir()
     assert call["settings"].finish_timeout == 600  # or a network that is gone would hold the notebook for ever
-    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "new" / "folder" / "wandb")
-
-
-def test_a_key_that_works_goes_online(monkeypatch, tmp_path):
-    import wandb
-
-    modes = []
-    monkeypatch.setattr(wandb, "init", lambda **keywords: modes.append(keywords["mode"]))
-    monkeypatch.setattr(wandb, "setup", lambda *arguments, **keywords: None)
-    monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
-    environment.start_wandb("course", "a-run", {}, str(tmp_path))
-    assert modes == ["online"]
+    assert os.environ["WANDB_DATA_DIR"] == f"{folder}/wandb"
 
 
 # --- versions, figures, parameters -----------------------------------------------------------------------------
@@ -423,19 +334,6 @@ def test_a_notebook_takes_its_own_parameters_and_no_others(path):
     run()
     with pytest.raises(environment.BadParameter, match="ARTEFACTS.*mean ARTIFACTS"):
         run(ARTEFACTS="here")
-
-
-# --- W&B again: started with the first test of this file -------------------------------------------------------
-
-
-def test_an_unreachable_wandb_costs_seconds_and_not_the_run(wandb_out_of_reach):
-    found = wandb_out_of_reach.result(timeout=90)
-    assert found["terminal"]
-    assert (found["mode"], found["offline"]) == ("offline", True) and found["seconds"] < 60
-    assert [row["loss"] for row in wandb_out_of_reach.history()] == [1.5]
-    assert "goes on offline" in wandb_out_of_reach.text() and KEY not in wandb_out_of_reach.text()
-    kept = [path for path in wandb_out_of_reach.folder.rglob("*") if path.is_file()]
-    assert kept and not any(KEY.encode() in path.read_bytes() for path in kept)
 
 
 def test_artefacts_go_where_they_are_asked_to(tmp_path):
