@@ -1,31 +1,55 @@
 """A recipe goes elsewhere whole: each tool knows every field, each value arrives, and the tokens are notebook 03's."""
 
 import importlib.util
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 from datasets import Dataset, DatasetDict
 
-from utils.data import chat_format
+from utils.data import chat_format, render_pair
 from utils.practice import stand_ins
-from utils.publish import export as export_recipes
-from utils.publish.export import TOOLS, export_recipe, rendered, write_export
-from utils.train.recipes import RECIPES
+from utils.publish.export import EXPORTS, TOOLS, configure_tool, write_export
 
 ROOT = Path(__file__).parents[2]
 RECORDED = json.loads((ROOT / "data" / "tool_fields.json").read_text())
-RECIPE = replace(RECIPES["stack-llama2-dpo"], num_epochs=2.0, beta=0.3, learning_rate=1.25e-6)
+SETTINGS = {
+    "BASE_MODEL": "NousResearch/Llama-2-7b-hf",
+    "DATASET": "lvwerra/stack-exchange-paired",
+    "MAX_LENGTH": 1024,
+    "LEARNING_RATE": 1.25e-6,
+    "BETA": 0.3,
+    "NUM_EPOCHS": 2,
+    "MORE": {
+        "warmup_steps": 100,
+        "effective_batch": 16,
+        "lora_r": 8,
+        "lora_alpha": 16,
+        "target_modules": ["q_proj", "v_proj"],
+        "optimizer": "paged_adamw_32bit",
+        "scheduler": "cosine",
+        "truncate_answers": False,
+        "seed": 7,
+    },
+}
 
 
-def configuration(tool: str, recipe=RECIPE, **options) -> dict:
-    return yaml.safe_load(export_recipe(recipe, tool, **{"train_pairs": 160} | options))
+def changed(**parameters) -> dict:
+    """The settings with other values, those of MORE in lower case."""
+    more = {key: value for key, value in parameters.items() if key.islower()}
+    above = {key: value for key, value in parameters.items() if key.isupper()}
+    return SETTINGS | above | {"MORE": SETTINGS["MORE"] | more}
+
+
+def configuration(tool: str, settings=SETTINGS, train_pairs: int = 160, **options) -> dict:
+    return yaml.safe_load(configure_tool(tool, settings, train_pairs, **options))
 
 
 def leaves(settings: dict) -> dict:
@@ -60,22 +84,13 @@ def unknown(tool: str, settings: dict) -> list[str]:
     return wrong + [key for key, it in leaves(settings).items() if known.get(key) and it not in known[key]]
 
 
-@pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("tool", TOOLS)
-def test_each_tool_knows_every_field_of_every_recipe(tool, name):
-    settings = configuration(tool, RECIPES[name], train_pairs=1000)
-    assert len(leaves(settings)) > 20 and not unknown(tool, settings)
-    for rows in settings.get("datasets", []) + settings.get("test_datasets", []):
-        assert set(rows) <= set(RECORDED[tool]["classes"]["SFTDataset"])
-
-
-@pytest.mark.parametrize("tool", TOOLS)
-def test_a_field_that_was_renamed_is_found(tool):
-    settings = configuration(tool) | {"lora_rnk": 8}
-    assert unknown(tool, settings) == ["lora_rnk"]
-
-
-def test_a_value_that_is_no_choice_is_found():
+def test_each_tool_knows_every_field():
+    for tool, dtype in itertools.product(TOOLS, ("bfloat16", "float16", "float32")):
+        settings = configuration(tool, changed(truncate_answers=dtype == "float16"), dtype=dtype)
+        assert len(leaves(settings)) > 20 and not unknown(tool, settings), tool
+        for rows in settings.get("datasets", []) + settings.get("test_datasets", []):
+            assert set(rows) <= set(RECORDED[tool]["classes"]["SFTDataset"])
+        assert unknown(tool, settings | {"lora_rnk": 8}) == ["lora_rnk"]
     assert unknown("llama-factory", configuration("llama-factory") | {"pref_loss": "odds"}) == ["pref_loss"]
     assert unknown("axolotl", configuration("axolotl") | {"rl": "orpoo"}) == ["rl"]
 
@@ -95,44 +110,35 @@ CALLED = {
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_every_value_arrives(tool):
-    settings = leaves(configuration(tool, micro_batch=4, revision="some-commit", seed=7))
-    expected = (RECIPE.base_model, 0.3, 1.25e-6, 1024, 8, 16, 2, 4, 4, "cosine", "paged_adamw_32bit")
+    settings = leaves(configuration(tool, micro_batch=4, revision="some-commit"))
+    expected = (SETTINGS["BASE_MODEL"], 0.3, 1.25e-6, 1024, 8, 16, 2, 4, 4, "cosine", "paged_adamw_32bit")
     assert tuple(settings[key] for key in CALLED[tool].split()) == expected and settings["seed"] == 7
     modules = next(value for key, value in settings.items() if "target" in key)
     assert modules in (["q_proj", "v_proj"], "q_proj,v_proj")
     assert ("some-commit" in settings.values()) == (tool != "autotrain")
-
-
-@pytest.mark.parametrize("rate", [5e-7, 8e-6, 8e-5, 2e-3, 1.0])
-@pytest.mark.parametrize("tool", TOOLS)
-def test_a_rate_is_a_number_in_yaml(tool, rate):
-    """YAML reads 8e-05, as Python writes it, as text."""
-    settings = leaves(configuration(tool, replace(RECIPE, learning_rate=rate, beta=rate)))
-    assert [settings[key] for key in CALLED[tool].split()[1:3]] == [rate, rate]
+    for rate in (5e-7, 8e-6, 8e-5, 2e-3, 1.0):  # YAML reads 8e-05, as Python writes it, as text
+        settings = leaves(configuration(tool, changed(LEARNING_RATE=rate, BETA=rate)))
+        assert [settings[key] for key in CALLED[tool].split()[1:3]] == [rate, rate]
 
 
 def test_what_the_tools_cannot_express_is_refused_or_turned():
     assert leaves(configuration("autotrain", train_pairs=1600))["warmup_ratio"] == 0.5  # 100 of 2 x 100 steps
     assert leaves(configuration("autotrain", train_pairs=8))["warmup_ratio"] == 1
     with pytest.raises(ValueError, match="whole epochs, and 0.5 is none"):
-        configuration("autotrain", replace(RECIPE, num_epochs=0.5))
-    with pytest.raises(ValueError, match="give train_pairs"):
-        export_recipe(RECIPES["lazyorpo-phi2"], "autotrain")
+        configuration("autotrain", changed(NUM_EPOCHS=0.5))
     with pytest.raises(ValueError, match="Passes of 3 pairs do not add up to 16"):
-        export_recipe(RECIPE, "axolotl", micro_batch=3)
-    with pytest.raises(ValueError, match="no tool 'trl'. Choose one of axolotl, llama-factory, autotrain, trl-cli"):
-        export_recipe(RECIPE, "trl")
-    cut = configuration("axolotl", RECIPES["article-llama3"])
+        configuration("axolotl", micro_batch=3)
+    cut = configuration("axolotl", changed(truncate_answers=True))
     assert (cut["excess_length_strategy"], configuration("axolotl")["excess_length_strategy"]) == ("truncate", "drop")
 
 
-@pytest.mark.parametrize("tool, said", [("llama-factory", "covers the answer alone"), ("autotrain", "is archived")])
-def test_the_text_says_what_is_computed_differently(tool, said):
-    comments = [line for line in export_recipe(RECIPE, tool).splitlines() if line.startswith("#")]
-    assert comments[0].startswith("# stack-llama2-dpo, for: ") and said in " ".join(comments)
-    assert "warns against" not in " ".join(comments)
-    warned = export_recipe(RECIPES["paper-hh"], tool)
-    assert "warns against" in warned and all(len(line) <= 120 for line in warned.splitlines())
+def test_the_text_says_how_to_start_and_what_the_data_warn_of():
+    for tool in TOOLS:
+        lines = configure_tool(tool, SETTINGS, 160).splitlines()
+        assert lines[0].startswith(f"# {SETTINGS['BASE_MODEL']} on {SETTINGS['DATASET']}, for: ")
+        assert not any("warns against" in line for line in lines)
+        warned = configure_tool(tool, changed(DATASET="Anthropic/hh-rlhf@main"), 160)
+        assert "warns against" in warned and all(len(line) <= 120 for line in warned.splitlines())
 
 
 def test_the_record_says_where_the_fields_come_from():
@@ -155,7 +161,7 @@ def test_a_pair_is_rendered_as_the_trainer_renders_it(pairs, tokenizer):
     from trl.data_utils import maybe_apply_chat_template
 
     for pair in [*pairs["train"], *pairs["test"]]:
-        text = rendered(pair, tokenizer)
+        text = render_pair(pair, tokenizer)
         by_trl = maybe_apply_chat_template({key: pair[key] for key in text}, tokenizer)
         assert text == by_trl
         prompt, chosen, rejected = (tokenizer(text[key], add_special_tokens=False)["input_ids"] for key in text)
@@ -165,18 +171,18 @@ def test_a_pair_is_rendered_as_the_trainer_renders_it(pairs, tokenizer):
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_tool_finds_the_files_that_its_configuration_names(tool, pairs, tokenizer, tmp_path):
-    written = write_export(tmp_path / "new", RECIPE, tool, pairs, tokenizer, micro_batch=2)
+    written = write_export(tmp_path / "new", tool, SETTINGS, pairs, tokenizer, micro_batch=2)
     assert all(path.is_file() for path in written) and written[0].name == f"{tool}.yaml"
-    assert yaml.safe_load(written[0].read_text()) == configuration(tool, train_pairs=8, micro_batch=2)
+    assert yaml.safe_load(written[0].read_text()) == configuration(tool, SETTINGS, 8, micro_batch=2)
     for split in ("train", "test"):
         lines = (tmp_path / "new" / "pairs" / f"{split}.jsonl").read_text().splitlines()
-        assert [json.loads(line) for line in lines] == [rendered(pair, tokenizer) for pair in pairs[split]]
+        assert [json.loads(line) for line in lines] == [render_pair(pair, tokenizer) for pair in pairs[split]]
     settings = yaml.safe_load(written[0].read_text())
     if tool == "axolotl":
         assert all((tmp_path / "new" / rows["path"]).is_file() for rows in settings["datasets"])
     if tool == "autotrain":
         columns = settings["data"]["column_mapping"].values()
-        assert set(columns) == set(rendered(pairs["train"][0], tokenizer))
+        assert set(columns) == set(render_pair(pairs["train"][0], tokenizer))
     if tool == "llama-factory":
         info = json.loads((tmp_path / "new" / settings["dataset_dir"] / "dataset_info.json").read_text())
         assert set(info) == {settings["dataset"], settings["eval_dataset"]}
@@ -189,7 +195,7 @@ def test_trls_own_parser_reads_the_configuration(tmp_path):
     from trl.experimental.orpo import ORPOConfig
 
     path = tmp_path / "trl-cli.yaml"
-    path.write_text(export_recipe(RECIPE, "trl-cli", dtype="float32"))
+    path.write_text(configure_tool("trl-cli", SETTINGS, 160, dtype="float32"))
     parser = TrlParser((ScriptArguments, ORPOConfig, ModelConfig))
     script, arguments, base = parser.parse_args_and_config(["--config", str(path)], fail_with_unknown_args=True)
     assert (script.dataset_name, base.lora_target_modules) == ("pairs", ["q_proj", "v_proj"])
@@ -202,8 +208,8 @@ def test_trls_own_parser_reads_the_configuration(tmp_path):
 
 @pytest.mark.timeout(180)
 def test_the_script_for_trl_trains_the_recipe(pairs, tokenizer, small_base, tmp_path):
-    recipe = replace(RECIPE, base_model=str(small_base), num_epochs=1.0, effective_batch=4, max_length=512)
-    write_export(tmp_path, recipe, "trl-cli", pairs, tokenizer, micro_batch=2, dtype="float32")
+    settings = changed(BASE_MODEL=str(small_base), NUM_EPOCHS=1, effective_batch=4, MAX_LENGTH=512)
+    write_export(tmp_path, "trl-cli", settings, pairs, tokenizer, micro_batch=2, dtype="float32")
     command = [sys.executable, "train_orpo.py", "--config", "trl-cli.yaml"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -232,4 +238,4 @@ def test_the_record_is_made_from_the_source_of_packages(tmp_path):
 
 
 def test_there_is_a_template_for_every_tool_and_no_other():
-    assert {path.stem for path in export_recipes.EXPORTS.glob("*.yaml")} == set(TOOLS)
+    assert {path.stem for path in EXPORTS.glob("*.yaml")} == set(TOOLS)
