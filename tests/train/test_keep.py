@@ -242,7 +242,7 @@ KEPT_RUN = {
 
 def test_a_run_is_kept_by_a_list_in_one_commit_beside_its_checkpoint(hub, run_folder, with_checkpoint):
     before = HfApi(token=WRITE).list_repo_commits(with_checkpoint)
-    commit = keeping.keep_run(run_folder, with_checkpoint, WRITE)
+    commit = keeping.push_run(run_folder, with_checkpoint, WRITE)
     after = HfApi(token=WRITE).list_repo_commits(with_checkpoint)
     assert [entry.commit_id for entry in after] == [commit, *(entry.commit_id for entry in before)]
     assert kept(hub, with_checkpoint) == KEPT_RUN | {"checkpoints/checkpoint-4/trainer_state.json"}
@@ -250,13 +250,13 @@ def test_a_run_is_kept_by_a_list_in_one_commit_beside_its_checkpoint(hub, run_fo
 
 def test_nothing_to_keep_is_told(hub, tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing to upload"):
-        keeping.keep_run(tmp_path, "learner/nothing", WRITE)
+        keeping.push_run(tmp_path, "learner/nothing", WRITE)
 
 
 def test_a_public_repository_is_refused(hub, run_folder, tmp_path, capsys):
     hub.add_repo("learner/public")
     with pytest.raises(PermissionError, match="learner/public is there already, and public"):
-        keeping.keep_run(run_folder, "learner/public", WRITE)
+        keeping.push_run(run_folder, "learner/public", WRITE)
     trainer(tmp_path / "checkpoints", keeping.keep_checkpoints("learner/public", WRITE)).train()
     assert "not kept in learner/public (PermissionError)" in capsys.readouterr().out
     assert kept(hub, "learner/public") == set()
@@ -269,7 +269,7 @@ def test_the_adapter_is_found_in_all_its_forms(hub, run_folder, tmp_path):
     assert keeping.find_adapter(str(run_folder), elsewhere) == (adapter, record, PAIRS)
     assert keeping.find_adapter(str(adapter), elsewhere) == (adapter, record, PAIRS)
 
-    commit = keeping.keep_run(run_folder, "learner/kept-run", WRITE)
+    commit = keeping.push_run(run_folder, "learner/kept-run", WRITE)
     folder, run, pairs = keeping.find_adapter("learner/kept-run", elsewhere, WRITE)
     assert folder == elsewhere.parent / f"learner--kept-run-{commit[:8]}" / "adapter"
     assert (run, pairs) == (record, PAIRS)
@@ -288,12 +288,12 @@ def test_the_adapter_is_found_in_all_its_forms(hub, run_folder, tmp_path):
     assert keeping.find_adapter("learner/published", elsewhere, WRITE)[0] == folder  # again, and no harm in it
     adapter.joinpath("run.json").write_text('{"seed": 43}')
     (run_folder / "run.json").write_text('{"seed": 43}')
-    keeping.keep_run(run_folder, "learner/kept-run", WRITE)
+    keeping.push_run(run_folder, "learner/kept-run", WRITE)
     assert keeping.find_adapter("learner/kept-run", elsewhere, WRITE)[1] == {"seed": 43}
 
 
 def test_a_run_is_found_without_its_checkpoints(run_folder, with_checkpoint, tmp_path):
-    keeping.keep_run(run_folder, with_checkpoint, WRITE)
+    keeping.push_run(run_folder, with_checkpoint, WRITE)
     found = keeping.find_run(with_checkpoint, tmp_path / "elsewhere" / "run", WRITE, needs=("trainer_state.json",))
     assert (found / "trainer_state.json").exists() and not (found / "checkpoints").exists()
     assert keeping.find_run(None, run_folder) == run_folder
@@ -343,7 +343,7 @@ def test_a_bit_flipped_on_the_way_to_another_machine_is_found(hub, interrupted, 
 @pytest.mark.parametrize("name", ["adapter/adapter_model.safetensors", "held_out.json"])
 def test_a_bit_flipped_in_a_run_is_found_and_comes_anew(hub, run_folder, tmp_path, name):
     repo_id = f"learner/flipped-run-{name.split('.')[-1]}"
-    keeping.keep_run(run_folder, repo_id, WRITE)
+    keeping.push_run(run_folder, repo_id, WRITE)
     hub.inject(f"{repo_id}/resolve/.*{name}", flip=True)
     with pytest.raises(ValueError, match=name):
         keeping.find_run(repo_id, tmp_path / "elsewhere" / "run", WRITE)

@@ -1,0 +1,13 @@
+"""Trains an adapter with ORPO so that neither hours nor results are lost."""
+
+from utils.train.base import fetch_base as fetch_base
+from utils.train.checks import compare_trainers as compare_trainers
+from utils.train.fit import check_run as check_run
+from utils.train.keep import find_adapter as find_adapter
+from utils.train.keep import find_run as find_run
+from utils.train.keep import keep_run as keep_run
+from utils.train.model_loading import keep_4bit_layout as keep_4bit_layout
+from utils.train.model_loading import load_base as load_base
+from utils.train.protect import guard as guard
+from utils.train.protect import load_pairs as load_pairs
+from utils.train.protect import predict_cost as predict_cost

@@ -130,6 +130,17 @@ def linear_layers(model) -> list[str]:
     return list(dict.fromkeys(name.split(".")[-1] for name in names))
 
 
+def context_length(model) -> int | None:
+    """Return the most tokens that a base reads, or `None` if it sets no bound."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def fit_modules(model, wanted) -> tuple[str, ...]:
+    """Return the names that get LoRA: those wanted, or all linear layers for "all-linear" or if one is missing."""
+    names = linear_layers(model)
+    return tuple(wanted) if wanted != "all-linear" and set(wanted) <= set(names) else tuple(names)
+
+
 def limits(model) -> tuple[int | None, list[str]]:
     """Return what a recipe is fitted to: the most tokens that a base reads (or `None`), and its linear layers."""
     return getattr(model.config, "max_position_embeddings", None), linear_layers(model)

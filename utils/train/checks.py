@@ -6,41 +6,115 @@ from itertools import islice
 from pathlib import Path
 
 SETTINGS = "run_settings.json"  # in each checkpoint
+WARNINGS = {  # what the card of the data warns of, for the record and the model's card
+    "Anthropic/hh-rlhf": "The card of Anthropic/hh-rlhf warns against supervised training of dialogue agents on it, "
+    "and the first term of ORPO's loss is supervised training: what is trained on it can be harmful. Study it, and "
+    "do not publish it as an assistant."
+}
 
 
 class StopsOnNonFinite:
-    """Mixin for a trainer that stops at the first loss or gradient that is not finite, and names the batch.
-
-    Without it, `transformers` logs such a loss as 0.0 and trains on: `logging_nan_inf_filter` replaces it in the log,
-    and the optimizer spreads the NaN over all weights. With loss scaling (fp16) an infinite gradient is how the scale
-    is found, so only the loss counts. A W&B run that is active sends an alert, which goes out by mail and has no
-    prompts.
-    """
+    """Mixin for a trainer with `finite_training_step`."""
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Train on one micro-batch, and raise `FloatingPointError` before the optimizer sees a NaN."""
+        return finite_training_step(super().training_step.__func__)(self, model, inputs, num_items_in_batch)
+
+
+def finite_training_step(step):
+    """Return a trainer's `training_step` that stops at the first loss or gradient that is not finite, naming the batch.
+
+    Without it `transformers` trains on, and the optimizer spreads the NaN over all weights. With loss scaling (fp16) an
+    infinite gradient is how the scale is found, so only the loss counts. A W&B run that is active sends an alert,
+    which goes out by mail and has no prompts.
+    """
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
         import torch
 
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        loss = step(self, model, inputs, num_items_in_batch)
         weights = [] if self.args.fp16 else [item for item in model.named_parameters() if item[1].grad is not None]
         # One number that is finite if all are: to ask each of hundreds would make the GPU wait each time.
         if not (loss + torch.nn.utils.get_total_norm([weight.grad for _, weight in weights])).isfinite():
             if not loss.isfinite():
-                self._stop("loss", loss.item(), inputs)
+                _stop(self, "loss", loss.item(), inputs)
             for name, weight in weights:
                 if not weight.grad.isfinite().all():
-                    self._stop(f"gradient of {name}", weight.grad.abs().max().item(), inputs)
+                    _stop(self, f"gradient of {name}", weight.grad.abs().max().item(), inputs)
         return loss
 
-    def _stop(self, what: str, value: float, inputs: dict):
-        step = self.state.global_step + 1
-        found = f"Step {step}: the {what} is {value}. Training stops before the weights are changed."
-        _alert(f"Step {step}: a {what.split()[0]} that is not finite", found)
-        prompts = "\n".join(f"- {prompt[-120:]!r}" for prompt in inputs.get("prompt", []))
-        raise FloatingPointError(
-            f"{found} The batch holds the prompts\n{prompts}\nLook at these rows; if they are sound, "
-            "lower LEARNING_RATE, or, on a T4, take a GPU that has bf16."
-        )
+    return training_step
+
+
+def _stop(trainer, what: str, value: float, inputs: dict):
+    step = trainer.state.global_step + 1
+    found = f"Step {step}: the {what} is {value}. Training stops before the weights are changed."
+    _alert(f"Step {step}: a {what.split()[0]} that is not finite", found)
+    prompts = "\n".join(f"- {prompt[-120:]!r}" for prompt in inputs.get("prompt", []))
+    raise FloatingPointError(
+        f"{found} The batch holds the prompts\n{prompts}\nLook at these rows; if they are sound, "
+        "lower LEARNING_RATE, or, on a T4, take a GPU that has bf16."
+    )
+
+
+def run_settings(trainer, plan) -> dict:
+    """Read all that decides what a run learns from trainer and plan, without paths of this machine, ready for JSON."""
+    from utils.train import keep
+
+    recipe = keep.without_paths(run_recipe(trainer, plan), plan.commits)
+    mix = plan.data.mix and plan.data.mix["sha256"]
+    return recipe | {"commits": plan.commits, "seed": trainer.args.seed, "mix": mix}
+
+
+def run_recipe(trainer, plan) -> dict:
+    """Read the values of a run from where they act: the trainer's arguments, LoRA's configuration, the plan."""
+    args, lora, more = trainer.args, trainer.model.peft_config["default"], plan.more
+    recipe = {
+        "name": plan.name,
+        "base_model": plan.base.name,
+        "dataset": plan.data.name,
+        "dataset_config": more.get("dataset_config", ""),
+        "dataset_split": more.get("dataset_split", "train"),
+        "num_pairs": plan.num_pairs,
+        "num_eval_pairs": plan.num_eval_pairs,
+        "learning_rate": args.learning_rate,
+        "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+        "warmup_steps": args.warmup_steps,
+        "beta": args.beta,
+        "num_epochs": args.num_train_epochs,
+        "effective_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps,
+        "max_length": args.max_length,
+        "truncate_answers": more.get("truncate_answers", False),
+        "lora_r": lora.r,
+        "lora_alpha": lora.lora_alpha,
+        "lora_dropout": lora.lora_dropout,
+        "target_modules": sorted(lora.target_modules),
+        "optim": str(getattr(args.optim, "value", args.optim)),
+    }
+    warning = WARNINGS.get(plan.data.name)
+    return recipe | ({"warning": warning} if warning else {})
+
+
+def find_checkpoint(trainer, plan, settings: dict, resume: bool) -> str | None:
+    """Return the newest checkpoint, in `output_dir` or in `plan.keep_repo`; `None` without `resume`.
+
+    Without, checkpoints of an earlier run are set aside, and the one in `plan.keep_repo` is deleted (its history has it
+    still).
+
+    Raises:
+        ValueError: if it was trained with other settings: the two would end as neither run.
+    """
+    from utils.train import keep
+
+    folder = trainer.args.output_dir
+    if resume:
+        if plan.keep_repo:
+            keep.fetch_checkpoints(plan.keep_repo, folder, plan.token)
+        return newest_checkpoint(folder, settings)
+    set_aside(folder)
+    if plan.keep_repo:
+        keep.forget_checkpoints(plan.keep_repo, plan.token)
+    return None
 
 
 def remember_settings(settings: dict):

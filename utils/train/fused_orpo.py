@@ -180,6 +180,16 @@ class FusedORPOTrainer(ORPOTrainer):
 
     def __init__(self, *args, nll_group: int | None = None, keep_gb: float | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        self._set_up(nll_group, keep_gb)
+
+    @classmethod
+    def take_over(cls, trainer: ORPOTrainer, nll_group: int | None = None, keep_gb: float | None = None):
+        """Turn TRL's trainer, which has its rows tokenised already, into this one, and return it."""
+        trainer.__class__ = cls
+        trainer._set_up(nll_group, keep_gb)
+        return trainer
+
+    def _set_up(self, nll_group: int | None, keep_gb: float | None) -> None:
         self.data_collator = PackingCollator(nll_group, self.padding_value)
         self.causal = self.accelerator.unwrap_model(self.model)
         if hasattr(self.causal, "get_base_model"):

@@ -106,7 +106,88 @@ def write_record(run_folder, record: dict) -> None:
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def keep_run(run_folder, repo_id: str, token: str | None) -> str:
+def keep_run(trainer, plan, pairs, report, answers: dict[str, list[str]] | None = None) -> dict:
+    """Write and keep all that a run made, print what is kept where, and return its record.
+
+    In `plan.folder`: `adapter/` with tokenizer and a record that may be published, `run.json`, `held_out.json` and
+    `trainer_state.json`; notebooks 04 to 08 need nothing else. In W&B: answers, settings, data report and adapter; the
+    W&B run ends. In `plan.keep_repo`, if there is one: the same as in the folder.
+
+    Args:
+        trainer: trained, after `guard`.
+        pairs: `{"train": ..., "test": ...}` of conversations, as they were given to the trainer.
+        report: of the dropped rows: a dict, or what has `as_dict()`.
+        answers: columns of a table for W&B, such as `{"prompt": [...], "base": [...], "after ORPO": [...]}`.
+
+    Returns:
+        The contents of `run.json`: `eval` (`before` and `after`, metric -> value), `seconds`, `peak_memory_gb`, ...
+    """
+    from utils.train import wandb_records
+
+    folder, run = plan.folder, trainer.measured.wandb_run
+    trainer.model.save_pretrained(folder / "adapter", save_embedding_layers=False)  # nothing was resized
+    trainer.processing_class.save_pretrained(folder / "adapter")
+    trainer.state.save_to_json(str(folder / "trainer_state.json"))
+    record = describe_run(trainer, plan, pairs, report)
+    write_record(folder, record)
+    held_out = sorted(pairs["test"], key=lambda pair: len(str(pair)))  # short ones first
+    (folder / "held_out.json").write_text(json.dumps(held_out, indent=1) + "\n")
+    if answers:
+        wandb_records.log_answers(run, answers)
+    wandb_records.log_run(run, folder)
+    run.finish()
+    print(f"The run lies in {folder}: if that is no folder on Drive, it goes with this machine.")
+    if plan.keep_repo:
+        print(f"It is kept in {plan.keep_repo} @ {push_run(folder, plan.keep_repo, plan.token)}.")
+        print(f"On another machine, notebook 05 finds it with ADAPTER = {plan.keep_repo!r}.")
+    return record
+
+
+def describe_run(trainer, plan, pairs, report) -> dict:
+    """Return the record of a run: every setting, where it comes from, what it cost, and what came of it."""
+    from collections import Counter
+
+    from utils import environment
+    from utils.train import checks
+
+    measured, state, arguments = trainer.measured, trainer.state, trainer.args
+    evaluated = [
+        {key.removeprefix("eval_"): value for key, value in entry.items() if key.startswith("eval_")}
+        for entry in state.log_history
+        if "eval_loss" in entry
+    ]
+    recipe = checks.run_recipe(trainer, plan)
+    steps = state.global_step - measured.resumed_from_step
+    return {
+        "recipe": recipe,
+        "revisions": plan.commits,
+        "hosts": {"base_model": plan.base.host, "dataset": plan.data.host},
+        "licence": plan.base.licence,
+        "data_licence": plan.data.licence,
+        "profile": plan.profile.name,
+        "device": plan.device.name,
+        "dtype": plan.device.dtype,
+        "trainer": plan.trainer,
+        "micro_batch": arguments.per_device_train_batch_size,  # as it ended, if memory ran out
+        "accumulation": arguments.gradient_accumulation_steps,
+        "arguments": {key: it for key, it in arguments.to_sanitized_dict().items() if key != "output_dir"},
+        "seed": arguments.seed,
+        "versions": environment.versions(),
+        "pairs": {side: len(pairs[side]) for side in ("train", "test")},
+        "sources": dict(Counter(pair.get("source", plan.data.name) for pair in pairs["train"]).most_common()),
+        "report": report if isinstance(report, dict) else report.as_dict(),
+        "mix": plan.data.mix,  # sources, rules and counts, if it is one of notebook 02
+        "seconds": measured.seconds,  # since the step that this machine began with
+        "resumed_from_step": measured.resumed_from_step,
+        "pairs_per_second": steps * recipe["effective_batch"] / measured.seconds,
+        "predicted_peak_memory_gb": measured.predicted_gb,
+        "peak_memory_gb": measured.peak_gb,
+        "steps": state.global_step,
+        "eval": {"before": evaluated[0], "after": evaluated[-1]},
+    }
+
+
+def push_run(run_folder, repo_id: str, token: str | None) -> str:
     """Send a run's adapter, records and held-out talks to a private repository in one commit, and return its id."""
     return _send(Path(run_folder), repo_id, RUN_FILES, token)
 

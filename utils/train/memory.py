@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+from utils.train import base as bases
+
 # As its config.json says, so that a budget can be drawn where the model itself cannot be reached
 LLAMA_3_8B = {
     "hidden_size": 4096,
@@ -142,12 +144,14 @@ def budgets(model, recipe, profiles: dict, trainer: str = "trl") -> dict[str, di
         profiles: name -> `utils.train.profiles.Profile`.
         trainer: "trl" or "fused", see `predict`.
     """
+    modules = bases.fit_modules(model, recipe.target_modules)
+    max_length = min(recipe.max_length, bases.context_length(model) or recipe.max_length)
     return {
         name: predict(
             model,
-            recipe.target_modules,
+            modules,
             profile.pairs_in_a_pass(trainer, recipe.effective_batch),
-            recipe.max_length,
+            max_length,
             profile.dtype,
             profile.recompute,
             recipe.lora_r,

@@ -17,7 +17,7 @@ HOW = (
 )
 
 
-def train_within_memory(trainer, checkpoint: str | None = None):
+def train_within_memory(trainer, checkpoint: str | None = None, train=None):
     """Train, and when memory runs out go on with fewer pairs in a pass and as many pairs in a step.
 
     The run goes on from its newest checkpoint, or else begins again from the weights that it had. It ends as if it had
@@ -27,6 +27,7 @@ def train_within_memory(trainer, checkpoint: str | None = None):
     Args:
         trainer: TRL's `ORPOTrainer` or the fused one; its settings are changed to what was found to fit.
         checkpoint: folder to resume from, `None` to start afresh.
+        train: what trains; `trainer.train` by itself.
 
     Returns:
         What `trainer.train` returns.
@@ -40,7 +41,7 @@ def train_within_memory(trainer, checkpoint: str | None = None):
     beginning = [weight.detach().to("cpu", copy=True) for weight in trained]
     while True:
         try:
-            return trainer.train(resume_from_checkpoint=checkpoint)
+            return (train or trainer.train)(resume_from_checkpoint=checkpoint)
         except Exception as error:
             told = _halve(trainer, error)
         # The error is gone here, and with its traceback the tensors of the pass that failed.
@@ -112,13 +113,19 @@ def _halve(trainer, error: Exception) -> str:
     if pairs == 1:
         raise MemoryError(HOW) from error
     fewer = max(size for size in range(1, pairs // 2 + 1) if pairs % size == 0)
-    arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps = fewer, passes * pairs // fewer
-    arguments.per_device_eval_batch_size = min(fewer, arguments.per_device_eval_batch_size)
-    trainer._train_batch_size = arguments.train_batch_size
+    set_passes(trainer, fewer, passes * pairs // fewer)
     return (
         f"Out of memory with {pairs} pairs x {passes} passes a step: from here on {fewer} x {passes * pairs // fewer}, "
         f"so a step still sees {pairs * passes} pairs."
     )
+
+
+def set_passes(trainer, pairs: int, passes: int) -> None:
+    """Give a trainer, before it trains, the pairs of a pass and the passes of a step."""
+    arguments = trainer.args
+    arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps = pairs, passes
+    arguments.per_device_eval_batch_size = pairs
+    trainer._train_batch_size = arguments.train_batch_size
 
 
 def _checkpoints(folder: Path) -> set[Path]:

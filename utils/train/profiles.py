@@ -73,9 +73,9 @@ def choose_profile(device, name: str | None = None) -> tuple[Profile, str]:
     Raises:
         ValueError: for an unknown name, naming the profiles there are.
     """
-    if name is not None:
+    if name not in (None, "auto"):
         if name not in PROFILES:
-            raise ValueError(f"There is no profile {name!r}. Choose one of {', '.join(PROFILES)}, or None.")
+            raise ValueError(f"There is no profile {name!r}. Choose one of {', '.join(PROFILES)}, or auto.")
         return PROFILES[name], "you asked for it"
     if device.kind == "cpu":
         return PROFILES["cpu"], "there is no GPU"
