@@ -6,6 +6,7 @@ Left out: downloads, which are `huggingface_hub`'s, and where a token comes from
 import contextlib
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -83,6 +84,19 @@ def cache_folder() -> Path:
 def page(repo_id: str, repo_type: str = "model") -> str:
     """Return the address of a repository's page."""
     return f"{hub_url()}/{'' if repo_type == 'model' else repo_type + 's/'}{repo_id}"
+
+
+def llama_licence(base_model: str, licence: str | None = None) -> str | None:
+    """Return the licence that a Llama 3 model, or one trained from it, comes under, or `None` for another base.
+
+    Example:
+        >>> llama_licence("NousResearch/Meta-Llama-3-8B"), llama_licence("a/Llama-3.2-1B"), llama_licence("a/phi-2")
+        ('llama3', 'llama3.2', None)
+    """
+    found = re.search(r"llama-(3(\.\d)?)", Path(base_model).name.lower())
+    if not found:
+        return None
+    return licence if licence and licence.startswith("llama3") else f"llama{found[1]}"
 
 
 def way_in(repo_id: str, repo_type: str = "model") -> str:

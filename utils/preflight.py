@@ -1,12 +1,11 @@
 """What can be known before hours are spent, as a table of green and red with the fix beside each red.
 
-Notebook 00 shows it for the run that you plan; 03 and 05 show it again and stop at a red line that would stop them
-later. Left out: what only the work itself can tell, such as a network that fails halfway.
+Left out: checks of a base and of its training, see `train.fit`, and what only the work itself can tell.
 """
 
 from dataclasses import dataclass
 
-from utils import environment, figures
+from utils import environment, figures, hub
 
 ROOM = {"cuda": 0.92, "cpu": 0.7}  # share of the memory that a run may take: the rest is the system's
 GREEN, RED = "#b8e0d2", "#f5c6b0"  # tints of Okabe and Ito's: told apart by colour-blind readers, and by the words
@@ -20,12 +19,15 @@ def __getattr__(name: str):
 
 
 class NotReady(RuntimeError):
-    """A red line of the preflight that would stop the notebook later; the message names each, with its fix."""
+    """A red line that would stop the notebook later; the message names each, with its fix, without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what was looked at, whether it is fine, what was found, and what would mend it."""
+    """One line: what was looked at, whether it is fine, what was found, and what would fix it."""
 
     name: str
     fine: bool
@@ -46,15 +48,8 @@ def check_rows(source: str, rows: int, taken: int, expected: int | None) -> Chec
 
 
 def check_disk(needs: list[tuple[float, object, str]]) -> list[Check]:
-    """Check each disk for all that will be written to it.
-
-    Args:
-        needs: (GB, folder, what it is).
-
-    Returns:
-        One line for each disk.
-    """
-    disks: dict = {}
+    """Check each disk for all that will be written to it; `needs` are (GB, folder, what it is)."""
+    disks = {}
     for needed_gb, folder, what in needs:
         disk, free_gb = environment.find_disk(folder)
         disks.setdefault(disk, (free_gb, []))[1].append((needed_gb, what))
@@ -71,16 +66,13 @@ def check_disk(needs: list[tuple[float, object, str]]) -> list[Check]:
 
 
 def check_writing(identity: dict | None, repo_ids: list[str], base_model: str | None = None) -> list[Check]:
-    """Check that a token may write, and that the repositories may have these names.
+    """Check that a token of this identity may write, and that the repositories may have these names.
 
-    Args:
-        identity: of `utils.hub.hub_identity`.
-        repo_ids: the repositories to be written; none needs no token.
-        base_model: of a model to be published, whose licence may ask for a name; `None` for anything else.
+    `base_model` is that of a model to be published, whose licence may ask for a name.
     """
     if not repo_ids:
         return [Check("token", True, "not needed: nothing is written to the Hub")]
-    settings = "make one with the role write at https://huggingface.co/settings/tokens, and store it as HF_TOKEN"
+    settings = f"{hub.NEW_TOKEN}, and store it as HF_TOKEN"
     if identity is None:
         return [Check("token", False, "no token that the Hub knows", settings)]
     found = f"{identity['name']}, role {identity['role']}"
@@ -102,9 +94,7 @@ def _check_name(repo_id: str, identity: dict, base_model: str | None) -> Check:
     if repo_id.split("/")[0] not in namespaces:
         found = f"{identity['name']} cannot write to {repo_id}"
         return Check("repository", False, found, f"choose one under {'/ or '.join(namespaces)}/")
-    from utils.train.base import llama_licence
-
-    licence = base_model and llama_licence(base_model)
+    licence = base_model and hub.llama_licence(base_model)
     first = "Llama-3" if licence == "llama3" else "Llama"
     if licence and not name.startswith(first):
         mend = f"the base's licence asks for a name like {namespaces[0]}/{first}-{name}"
@@ -119,24 +109,16 @@ def as_table(checks: list[Check]):
             "check": line.name,
             "fine": "yes" if line.fine else "no",
             "found": line.found,
-            "what would mend it": "" if line.fine else line.mend,
+            "what would fix it": "" if line.fine else line.mend,
         }
         for line in checks
     ]
-    return figures.as_table(rows).map(
-        lambda fine: f"color: black; background-color: {GREEN if fine == 'yes' else RED}", subset=["fine"]
-    )
+    colours = {"yes": f"color: black; background-color: {GREEN}", "no": f"color: black; background-color: {RED}"}
+    return figures.as_table(rows).map(colours.get, subset=["fine"])
 
 
 def stop_if_red(checks: list[Check]) -> None:
-    """Stop before hours are lost, if a red line would stop the notebook later.
-
-    Raises:
-        NotReady: with one sentence for each such line.
-
-    Example:
-        >>> stop_if_red([Check("disk", True, "1 GB for the base, 50 GB free")])
-    """
+    """Raise `NotReady`, with one sentence for each red line that would stop the notebook later."""
     red = [line for line in checks if not line.fine and line.stops]
     if red:
         raise NotReady(" ".join(f"{line.name.capitalize()}: {line.found}. What to do: {line.mend}." for line in red))

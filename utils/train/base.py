@@ -3,12 +3,12 @@
 Left out: loading it, see `model_loading`.
 """
 
-import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 from utils import hub as hub_access
+from utils.hub import llama_licence as llama_licence
 
 WEIGHTS = "model*.safetensors"  # what transformers loads; a second copy under another name is not fetched
 SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
@@ -76,19 +76,6 @@ def describe_base(base_model: str, revision: str | None = None, token: str | Non
     missing = sum(size for name, size in sizes.items() if name not in cached) / 1e9
     found = _read_skeleton(base_model, commit, token)
     return Base(base_model, commit, host, licence, gate, True, missing, size, *found)
-
-
-def llama_licence(base_model: str, licence: str | None = None) -> str | None:
-    """Return the licence that a Llama 3 model, or one trained from it, comes under, or `None` for another base.
-
-    Example:
-        >>> llama_licence("NousResearch/Meta-Llama-3-8B"), llama_licence("a/Llama-3.2-1B"), llama_licence("a/phi-2")
-        ('llama3', 'llama3.2', None)
-    """
-    found = re.search(r"llama-(3(\.\d)?)", Path(base_model).name.lower())
-    if not found:
-        return None
-    return licence if licence and licence.startswith("llama3") else f"llama{found[1]}"
 
 
 def skeleton(config):
