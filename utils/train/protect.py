@@ -98,6 +98,7 @@ def load_pairs(plan, tokenizer):
     asked |= {key: plan.more[f"dataset_{key}"] for key in ("config", "split") if f"dataset_{key}" in plan.more}
     wanted = plan.num_pairs, plan.num_eval_pairs, plan.max_length
     asked |= {"revision": plan.data.commit or "", "token": plan.token}
+    asked["stream_rows"] = max(20_000, 2 * sum(wanted[:2]))  # of data too large to be downloaded: half may be too long
     return loading.load_pairs(plan.data.name, tokenizer, *wanted, **asked)
 
 
