@@ -31,7 +31,7 @@ course: $(INSTALLED)
 	$(VENV)/bin/python -m utils.practice.course $(if $(ONLY),--only $(ONLY))
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest $(TESTS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(TESTS)
 
 site: site-environment
 	@test -f "$(COURSE)/report.json" || test "$(COURSE)" != artifacts/course || $(MAKE) course

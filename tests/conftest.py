@@ -27,16 +27,51 @@ os.environ |= {
     "WANDB_MODE": "offline",
     "TOKENIZERS_PARALLELISM": "false",
     "MPLBACKEND": "agg",
+    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # two tests at once share the cores
 }
 
 import pytest  # noqa: E402
 
+KERNELS = pytest.StashKey[int]()
+
+
+def pytest_configure(config):
+    """Count the kernels that a session starts, for they are what takes its time."""
+    from jupyter_client.provisioning import LocalProvisioner
+
+    config.stash[KERNELS] = 0
+    launch = LocalProvisioner.launch_kernel
+
+    async def counted(self, cmd, **kwargs):
+        config.stash[KERNELS] += 1
+        return await launch(self, cmd, **kwargs)
+
+    LocalProvisioner.launch_kernel = counted
+
 
 def pytest_collection_modifyitems(items):
-    """Whichever test asks for the series first waits until all of it has run."""
+    """All that needs the series runs first, in one process; every other file stays in one process, too."""
     for item in items:
         if "course" in item.fixturenames:
-            item.add_marker(pytest.mark.timeout(600), append=False)
+            item.add_marker(pytest.mark.timeout(900), append=False)  # whichever comes first waits for the whole series
+            item.add_marker(pytest.mark.xdist_group("series"))
+        else:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    items.sort(key=lambda item: ("course" not in item.fixturenames, "notebooks" not in item.path.parts))
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a process of pytest-xdist
+        session.config.workeroutput["kernels"] = session.config.stash[KERNELS]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    node.config.stash[KERNELS] += getattr(node, "workeroutput", {}).get("kernels", 0)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    terminalreporter.write_line(f"{config.stash[KERNELS]} notebook kernels were started.")
 
 
 @pytest.fixture(scope="session")
@@ -68,11 +103,19 @@ def tokenizer(small_base):
 
 @pytest.fixture(scope="session")
 def course(tmp_path_factory) -> tuple[dict, Path]:
-    """The whole series, run once the way `make course` runs it: its report, and the folder with all it made."""
-    from utils.practice.course import run_course
+    """The whole series, run once the way `make course` runs it: its report, and the folder with all it made.
 
-    output = tmp_path_factory.mktemp("course")
-    return run_course(output=output), output
+    Behind every exercise stand a wrong answer and the solution.
+    """
+    from support.tried import with_tries
+
+    from utils.practice import course as runner
+
+    output, copies = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("tried")
+    paths = [with_tries(path, copies) for path in runner.select()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "select", lambda only=None: paths)
+        return runner.run_course(output=output), output
 
 
 @pytest.fixture(scope="session")
