@@ -7,14 +7,13 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from datasets import Dataset, disable_progress_bars
-from huggingface_hub import HfApi
+from huggingface_hub import DatasetCard, HfApi
+from support import stand_ins
 
 from utils.data import loading as source_loading
 from utils.data.benchmark_items import BENCHMARKS
 from utils.data.loading import Origin, collect, find, load
 from utils.data.sources import OTHERS, SEVEN, TEXTS, Source
-from utils.practice import stand_ins
-from utils.practice.rows import SOURCES, STACK_EXCHANGE, rows
 
 disable_progress_bars()
 KNOWN = {source.name: source for source in (*SEVEN, *OTHERS)}
@@ -30,7 +29,7 @@ def no_rest(monkeypatch):
 @pytest.fixture
 def published(hub):
     """The hub with the stand-ins that the course does not ask for by itself."""
-    stand_ins.publish(hub, names=[STACK_EXCHANGE, stand_ins.HH_RLHF])
+    stand_ins.publish(hub, [stand_ins.STACK_EXCHANGE, stand_ins.HH_RLHF])
     return hub
 
 
@@ -72,10 +71,9 @@ def loaded(source: Source, **options):
 @pytest.mark.parametrize("source", SEVEN, ids=lambda source: source.name)
 def test_a_stand_in_is_found_with_commit_host_licence_and_what_its_card_expects(published, source):
     origin, info = find(source), HfApi().dataset_info(source.repository, files_metadata=True)
-    about = SOURCES[source.repository]
+    card = DatasetCard.load(stand_ins.ALL_DATA[source.repository] / "README.md").data
     assert origin.commit == info.sha and origin.host == "stand-in at 127.0.0.1"
-    assert origin.licence == about.licence
-    assert origin.expected == sum(map(about.keeps, rows(source.repository))) != source.published
+    assert origin.licence == card.license and origin.expected == card["rows_kept"] != source.published
     assert origin.download_gb == pytest.approx(sum(file.size for file in info.siblings) / 1e9)
     assert 1e-6 < origin.download_gb < 1e-3
 
@@ -132,7 +130,7 @@ def test_what_is_not_there_is_told(hub, repository, revision, told):
 def test_a_source_is_loaded_with_the_columns_that_it_needs_and_memory_mapped(published, source):
     found, table = loaded(source)
     assert found == source and table.column_names == source.needs
-    folder = stand_ins.STAND_INS[source.repository][1]()
+    folder = stand_ins.ALL_DATA[source.repository]
     written = Dataset.from_parquet(str(next(folder.rglob("train-*.parquet")))).select_columns(source.needs)
     assert sorted(map(str, table)) == sorted(map(str, written))  # streamed rows come in another order
     if not source.streamed_rows:
@@ -150,7 +148,7 @@ NEEDED = [(source, column) for source in (*SEVEN, *OTHERS) for column in source.
 
 @pytest.mark.parametrize("source, column", NEEDED, ids=[f"{source.name}-{column}" for source, column in NEEDED])
 def test_fault_a_missing_or_renamed_column_is_named_with_what_is_there(tmp_path, source, column):
-    folder = stand_ins.STAND_INS[source.repository][1]()
+    folder = stand_ins.ALL_DATA[source.repository]
     table = Dataset.from_parquet(str(next(folder.rglob("train-*.parquet")))).select(range(3))
     table.rename_column(column, f"{column}_v2").to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError) as error:
@@ -301,7 +299,7 @@ def test_of_a_streamed_source_only_so_many_rows_come_by_a_seeded_choice(publishe
         assert source.streamed_rows == count and stays_on_the_disk(table)
         return table["question"][:]
 
-    everything = [row["question"] for row in rows(STACK_EXCHANGE)]
+    everything = [row["question"] for row in stand_ins.rows(stand_ins.STACK_EXCHANGE)]
     first = questions(1)
     assert len(first) == 20 and set(first) < set(everything) and first != everything[:20]
     assert questions(1) == first and questions(2) != first

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset, concatenate_datasets, disable_progress_bars
+from support import stand_ins
 
 from utils.data import benchmark_items, chat_format, mix_figures, overlap
 from utils.data import mix as mixing
@@ -22,10 +23,9 @@ from utils.data.loading import find, load
 from utils.data.mix import REASONS, drop
 from utils.data.overlap import BenchmarkIndex
 from utils.data.sources import ANSWERS, SEVEN, TEXTS, Source, apply_rule
-from utils.practice.rows import CAPYBARA_PREFERENCES, planted_rows
 
 disable_progress_bars()
-EIGHTH = Source("eighth", CAPYBARA_PREFERENCES, ANSWERS, rating="chosen_rating", at_least=5, published=7424)
+EIGHTH = Source("eighth", "argilla/Capybara-Preferences", ANSWERS, rating="chosen_rating", at_least=5, published=7424)
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "02_mix_preference_data.ipynb"
 
@@ -117,13 +117,13 @@ PLANTED = {  # how the name of a planted row begins -> how the row ends; the fir
 def test_every_planted_row_ends_as_it_was_planted_for(mix, source):
     lines = mix.ledger[mix.ledger.source == source.name].reset_index(drop=True)
     expected = {}
-    for what, row in planted_rows(source.repository).items():
+    for what, row in stand_ins.planted_rows(source.repository).items():
         reason = next(PLANTED[begin] for begin in PLANTED if what.startswith(begin))
         if what.endswith((": best", ", not flagged")):
             reason = None
         expected[what] = reason
         assert reason_of(lines, row) == reason, what
-    ordinary = lines.drop(list(planted_rows(source.repository).values()))
+    ordinary = lines.drop(list(stand_ins.planted_rows(source.repository).values()))
     assert set(ordinary.reason.dropna()) <= {"score too low"} and ordinary.reason.isna().mean() > 0.5
     assert source.name == "toxic" or expected
 
@@ -142,7 +142,7 @@ def test_of_duplicates_the_best_is_kept_across_two_scales(mix):
     """A 5 of 5 before a 9 of 10, a 10 of 10 before a 9 of 10, and whatever is rated before what is not."""
     groups = {}
     for source in SEVEN:
-        for what, row in planted_rows(source.repository).items():
+        for what, row in stand_ins.planted_rows(source.repository).items():
             if "duplicate" in what:
                 group, place = what.split(": ")
                 line = mix.ledger.index[(mix.ledger.source == source.name) & (mix.ledger.row == row)][0]

@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from support import stand_ins
 
 from utils.data import loading
 from utils.data import pairs as pair_formats
-from utils.practice import stand_ins
 
 
 def user(content):
@@ -109,8 +109,8 @@ def test_other_keys_of_a_message_are_left_aside():
 
 
 def test_every_row_of_the_stand_ins_becomes_a_pair():
-    for build in (stand_ins.orpo_mix, stand_ins.dpo_mix, stand_ins.truthy_dpo, stand_ins.hh_rlhf):
-        for rows in loading.load_splits(str(build())):
+    for name in (stand_ins.ORPO_MIX, stand_ins.DPO_MIX, stand_ins.TRUTHY_DPO, stand_ins.HH_RLHF):
+        for rows in loading.load_splits(str(stand_ins.ALL_DATA[name])):
             for row in rows or ():
                 pair = pair_formats.to_pair(row)
                 assert pair["prompt"][-1]["role"] == "user" and pair["chosen"][0]["role"] == "assistant"

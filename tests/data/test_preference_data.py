@@ -10,6 +10,7 @@ from data.test_mix import cleaned, examined
 from datasets import Dataset, Features, Json, Value, disable_progress_bars
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import stand_ins
 
 from utils import hub as hub_access
 from utils.data import chat_format, loading, mix_files
@@ -20,7 +21,7 @@ from utils.data.loading import Origin
 from utils.data.overlap import BenchmarkIndex
 from utils.data.pairs import NotAPair
 from utils.data.sources import SEVEN
-from utils.practice import small_world, stand_ins
+from utils.practice import small_world
 
 disable_progress_bars()
 
@@ -122,7 +123,7 @@ def test_fault_a_data_set_with_a_script_is_refused_and_nothing_runs(hub, tmp_pat
 def test_the_mix_is_loaded_from_the_hub_at_its_tag(hub):
     commit, _ = hub_access.resolve_revision(stand_ins.ORPO_MIX, "v1.0", "dataset")
     rows, test_rows = loading.load_splits(stand_ins.ORPO_MIX, commit)
-    assert list(rows) == list(loading.load_splits(str(stand_ins.orpo_mix()))[0]) and test_rows is None
+    assert list(rows) == list(loading.load_splits(str(stand_ins.ALL_DATA[stand_ins.ORPO_MIX]))[0]) and test_rows is None
 
 
 def test_the_commit_decides_and_not_what_came_after(hub, tmp_path, rows):
@@ -154,7 +155,7 @@ def test_a_private_data_set_needs_the_token(hub, tmp_path, rows):
 @pytest.fixture(scope="module")
 def mix():
     """The stand-in mix: 480 rows, of which 12 are too long for 1024 tokens."""
-    return loading.load_splits(str(stand_ins.orpo_mix()))[0]
+    return loading.load_splits(str(stand_ins.ALL_DATA[stand_ins.ORPO_MIX]))[0]
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +232,7 @@ def test_spellings_of_one_prompt_stay_on_one_side():
 
 def test_no_prompt_stands_on_both_sides_when_the_data_set_has_a_test_split():
     """The stand-in's own splits share prompts, as real ones do."""
-    rows, eval_rows = loading.load_splits(str(stand_ins.dpo_mix()))
+    rows, eval_rows = loading.load_splits(str(stand_ins.ALL_DATA[stand_ins.DPO_MIX]))
     shared = [{words(preference_data.to_pair(row)) for row in part} for part in (rows, eval_rows)]
     assert shared[0] & shared[1]
     pairs, report = preference_data.split_pairs(rows, None, 60, lambda pair: None, eval_rows=eval_rows)

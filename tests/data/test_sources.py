@@ -5,11 +5,10 @@ from functools import cache
 import pandas as pd
 import pytest
 from datasets import Dataset
+from support import stand_ins
 
 from utils.data.pairs import NotAPair, to_pair
 from utils.data.sources import ANSWERS, OTHERS, SEVEN, TEXTS, Source, apply_rule, choose, first_pair
-from utils.practice import stand_ins
-from utils.practice.rows import SOURCES, planted_rows
 
 EIGHTH = Source(  # as notebook 02 writes it out
     name="capybara-preferences",
@@ -40,7 +39,7 @@ def by_name(name: str) -> Source:
 @cache
 def rows_of(repository: str) -> Dataset:
     """The rows of a stand-in, in all of their columns."""
-    folder = stand_ins.STAND_INS[repository][1]()
+    folder = stand_ins.ALL_DATA[repository]
     return Dataset.from_parquet(str(next(folder.rglob("train-*.parquet"))))
 
 
@@ -62,7 +61,7 @@ def test_a_rule_takes_what_plain_python_takes(source):
 @pytest.mark.parametrize("source", MIXED, ids=lambda source: source.name)
 def test_a_rule_drops_the_rows_that_were_planted_for_it_and_no_other_planted_one(source):
     ledger = apply_rule(source, rows_of(source.repository))
-    for what, row in planted_rows(source.repository).items():
+    for what, row in stand_ins.planted_rows(source.repository).items():
         expected = None
         if what == "score just below the threshold":
             expected = "score too low"
@@ -71,7 +70,7 @@ def test_a_rule_drops_the_rows_that_were_planted_for_it_and_no_other_planted_one
         elif what.startswith("GSM8K") and what.endswith(", flagged"):
             expected = "in_gsm8k_train"
         assert ledger.reason[row] == expected or expected is None and pd.isna(ledger.reason[row]), what
-    rated = [what for what in planted_rows(source.repository) if "threshold" in what]
+    rated = [what for what in stand_ins.planted_rows(source.repository) if "threshold" in what]
     assert len(rated) == (2 if source.at_least else 0)
 
 
@@ -168,7 +167,7 @@ def test_every_row_of_a_source_becomes_a_pair_with_its_own_answers(source):
 
 
 def planted(source: Source):
-    return planted_rows(source.repository) if source.repository in SOURCES else ()
+    return stand_ins.planted_rows(source.repository)
 
 
 def test_columns_are_read_once_and_only_those_that_are_needed():

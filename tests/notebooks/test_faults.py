@@ -11,12 +11,12 @@ import string
 from pathlib import Path
 
 import pytest
+from support import stand_ins
 from transformers import LlamaConfig
 
 from utils import hub as hub_access
 from utils.data import sources
 from utils.practice import course as runner
-from utils.practice import stand_ins
 from utils.train import memory
 
 DATA = Path(__file__).parents[2] / "data"
@@ -140,7 +140,7 @@ def changed_source(hub, tmp_path):
     changed = []
 
     def change(repo_id: str, edit) -> None:
-        rows = edit(load_dataset(str(stand_ins.STAND_INS[repo_id][1](None)), split="train"))
+        rows = edit(load_dataset(str(stand_ins.ALL_DATA[repo_id]), split="train"))
         folder = tmp_path / "changed" / "data"
         folder.mkdir(parents=True)
         rows.to_parquet(folder / "train-00000-of-00001.parquet")
@@ -185,7 +185,7 @@ def test_a_row_that_is_no_pair_is_named_and_counted_among_the_dropped(run, chang
 
 
 def test_a_source_that_changed_since_it_was_published_is_told_loudly(run, changed_source, tmp_path):
-    folder = stand_ins.STAND_INS[sources.SEVEN[0].repository][1](None)
+    folder = stand_ins.ALL_DATA[sources.SEVEN[0].repository]
     card = (folder / "README.md").read_text()
 
     def fewer(rows):

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
+from support import stand_ins
 
 from utils import curves, intervals
 from utils.curves import wandb_runs
 from utils.practice import course as runner
-from utils.practice import stand_ins
 
 NUMBERS = [path.name[:2] for path in runner.select()]
 

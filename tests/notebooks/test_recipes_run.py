@@ -4,12 +4,12 @@ import json
 
 import pytest
 from safetensors.torch import load_file
+from support import stand_ins
+from support.stand_ins import STACK_EXCHANGE, rows
 
 from utils import hub as hub_access
 from utils.data import loading as source_loading
 from utils.data.pairs import to_pair
-from utils.practice import stand_ins
-from utils.practice.rows import STACK_EXCHANGE, rows
 from utils.train import base as bases
 from utils.train.recipes import RECIPES
 
