@@ -7,7 +7,8 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[2]
-UNTRIED = re.compile(r"^([a-z]\w*) = None(?=  # \S)", re.MULTILINE)  # how an exercise begins, with what to give
+# How an exercise begins, with what to give; the cell then gives the answer to its check.
+UNTRIED = re.compile(r"^([a-z]\w*) = None(?=  # \S.*check\w*\(\s*\1\b)", re.MULTILINE | re.DOTALL)
 WRONG = {  # of each exercise: what a learner might give; "a guess" for all others
     # 00
     "size": '{"bf16": 128.5, "4 bits": 4}',
