@@ -16,7 +16,6 @@ from utils.evaluate.compare import check_reference as check_reference
 from utils.evaluate.compare import copy_adapter as copy_adapter
 from utils.evaluate.compare import counting as counting
 from utils.evaluate.compare import implicit_margins as implicit_margins
-from utils.evaluate.compare import key_figures as key_figures
 from utils.evaluate.compare import own_figures as own_figures
 from utils.evaluate.compare import restore_adapter as restore_adapter
 from utils.evaluate.compare import train_and_measure as train_and_measure

@@ -147,14 +147,3 @@ def account_rows(results: dict[str, dict], pairs: int) -> list[dict[str, str]]:
         row |= {"by the reference": f"{result['reference_tokens']:,}", "seconds": f"{result['seconds']:.1f}"}
         rows.append(row | {"peak GB": f"{result['peak_gb']:.3f}", "adapters": str(result["adapters"])})
     return rows
-
-
-def key_figures(results: dict[str, dict]) -> dict[str, float]:
-    """Name for each method how far it moved the averages, and its tokens: such as `sft_then_dpo_margin_change`."""
-    found = {}
-    for name, result in results.items():
-        first, last = result["points"][0], result["points"][-1]
-        short = name.lower().replace(" ", "_")
-        found |= {f"{short}_{key}_change": last[key] - first[key] for key in (*SIDES, "margin")}
-        found |= {f"{short}_accuracy": last["accuracy"], f"{short}_tokens": result["tokens"]}
-    return found

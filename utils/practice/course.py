@@ -30,7 +30,7 @@ PARAMETERS = {
     "06": {"TASKS": ["TruthfulQA"], "LIMIT": 5, "MAX_NEW_TOKENS": 40, "PUSH_TO_HUB": True},
     "07": {"PUSH_SPACE": True, "MAX_NEW_TOKENS": 40},
     "08": {
-        **{"NUM_PAIRS": 96, "NUM_EVAL_PAIRS": 40, "WARMUP_STEPS": 2},
+        **{"NUM_PAIRS": 96, "NUM_EVAL_PAIRS": 40, "MORE": {"warmup_steps": 2}},
         **{"SFT_LEARNING_RATE": 2e-3, "DPO_LEARNING_RATE": 2e-3, "LEARNING_RATE": 2e-3},
     },
     "09": {"NUM_PAIRS": 8, "REPEATS": 1, "MAX_LENGTH": 512},  # one optimizer step of short pairs shows it all
