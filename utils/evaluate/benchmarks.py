@@ -1,14 +1,13 @@
-"""The benchmarks that the article measured, under the names that lm-eval 0.4.13 has for them, and a task of one's own.
+"""The article's benchmarks under the names of lm-eval 0.4.13, and a task of one's own; their facts are in `data/lm_eval`.
 
-The article's suite is the one that Nous Research used: AGIEval, GPT4All, TruthfulQA and BigBench, run by LLM AutoEval
-on a fork of lm-eval of 2023. Left out: any benchmark that needs a judge.
+The article's suite is the one that Nous Research used, run by LLM AutoEval on a fork of lm-eval of 2023. Left out: any
+benchmark that needs a judge.
 """
 
-import csv
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -18,30 +17,20 @@ from utils.evaluate.scores import SIDES, answer_prompts, score_pairs, summed_mar
 FOLDER = Path(__file__).parents[2] / "data" / "lm_eval"
 HELD_OUT = "course_held_out"
 ARTICLE = ["AGIEval", "GPT4All", "TruthfulQA", "BigBench"]  # whose mean is the article's average
-SUITES = yaml.safe_load((FOLDER / "suites.yaml").read_text())  # how each differs from the article's; published rows
+SUITES = yaml.safe_load((FOLDER / "suites.yaml").read_text())
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """One task of lm-eval, and its weight in the suite's average."""
+class Benchmark(NamedTuple):
+    """One task of lm-eval, the metric that counts, and its weight in the suite's average."""
 
     suite: str
     name: str
-    items: int  # agree with share * (1 - share) / error^2 in the published logs of the suite
+    items: int
     metric: str
     weight: int
 
-    @property
-    def chat(self) -> bool:
-        """Whether items are asked in the chat template."""
-        return self.suite == "IFEval"
 
-
-def _read(row: dict) -> Benchmark:
-    return Benchmark(row["suite"], row["task"], int(row["items"]), row["metric"], int(row["weight"]))
-
-
-BENCHMARKS = [_read(row) for row in csv.DictReader((FOLDER / "benchmarks.csv").read_text().splitlines())]
+BENCHMARKS = [Benchmark(*row) for row in SUITES["tasks"]]
 
 
 def choose_benchmarks(names: list[str]) -> list[Benchmark]:
@@ -90,7 +79,7 @@ def _minutes(chosen, limit: int, item_seconds: float, token_seconds: float, batc
     seconds = 0.0
     for task in chosen:
         items = min(task.items, limit or task.items)
-        if task.chat:
+        if task.suite == "IFEval":
             seconds += -(-items // batch_size) * 1280 * token_seconds  # IFEval writes up to 1,280 tokens for an item
         else:
             seconds += 2 * items * item_seconds  # a pair has two answers, most items have four
@@ -120,7 +109,7 @@ def run_benchmarks(lm, model: str, chosen: list[Benchmark], limit: int, manager)
 
     rows = []
     for chat in (False, True):
-        names = [task.name for task in chosen if task.chat == chat]
+        names = [task.name for task in chosen if (task.suite == "IFEval") == chat]
         if names:
             options = {"limit": limit or None, "apply_chat_template": chat, "task_manager": manager}
             rows += result_rows(lm_eval.simple_evaluate(lm, tasks=names, **options), model, limit)
