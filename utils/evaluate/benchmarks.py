@@ -1,4 +1,4 @@
-"""The article's benchmarks under the names of lm-eval 0.4.13, and a task of one's own; their facts are in `data/lm_eval`.
+"""The article's benchmarks under lm-eval 0.4.13's names, and a task of one's own; the facts are in `data/lm_eval`.
 
 The article's suite is the one that Nous Research used, run by LLM AutoEval on a fork of lm-eval of 2023. Left out: any
 benchmark that needs a judge.
