@@ -37,10 +37,10 @@ def loss_surface():
 
 def mechanism():
     """Draw what notebook 01 measured: SFT, and ORPO at several values of lambda."""
-    from utils.orpo import figures as orpo_figures
+    from utils import orpo
 
     measured = read("data/mechanism/stand_in.json")
-    return orpo_figures.plot_runs(measured["steps"], measured["runs"])
+    return orpo.plot_log_probabilities(measured["steps"], measured["runs"])
 
 
 def mix_waterfall():

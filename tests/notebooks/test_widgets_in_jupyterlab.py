@@ -31,7 +31,7 @@ from IPython.display import HTML, display
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from utils.data import chat_format, mix as mixing
-from utils.widgets import loss as loss_explorer, memory as memory_calculator
+from utils.widgets import memory as memory_calculator
 from utils import curves, exercises, figures
 from utils import evaluate, widgets
 from utils.widgets import pairs as pair_browser
@@ -41,7 +41,7 @@ ROOT = Path.cwd()
 """
 
 # What the notebooks have computed by the time they show the widget, as small as it can be
-BEFORE_LOSS = 'start, beta = {"chosen": torch.tensor([-1.0]), "rejected": torch.tensor([-1.5])}, 0.1'
+BEFORE_LOSS = 'before, beta = {"chosen": torch.tensor([-1.0]), "rejected": torch.tensor([-1.5])}, 0.1'
 BEFORE_PAIRS = """
 talks = stand_ins.preference_pairs(6, seed=1)
 words = lambda messages: sum(len(message["content"].split()) for message in messages)
@@ -80,7 +80,7 @@ def cells() -> dict[str, str]:
     return {
         "imports": IMPORTS,
         "before loss": BEFORE_LOSS,
-        "01_loss_explorer": cell_with("01", "loss_explorer.explore("),
+        "01_loss_explorer": cell_with("01", "explore_loss("),
         "before pairs": BEFORE_PAIRS,
         "02_pair_browser": cell_with("02", "pair_browser.browse("),
         "before curves": BEFORE_CURVES,
@@ -253,22 +253,16 @@ class Widget:
 
 def test_the_loss_explorer_follows_its_sliders(page):
     widget = Widget(page, "01_loss_explorer")
-    for label, field in (("beta:", "beta ="), ("log P of chosen:", "log P of chosen =")):
-        drawn, number = widget.changes(widget.picture), float(widget.field(field))
+    for label in ("beta:", "log P of chosen:"):
+        drawn = widget.changes(widget.picture)
         widget.move(label)
         drawn()
-        assert float(widget.field(field)) == pytest.approx(number + 0.05)
     widget.look_at()
 
 
 @pytest.mark.parametrize(
     ("name", "label", "typed", "told"),
     [
-        ("01_loss_explorer", "log P of rejected =", "0.5", "a probability is at most 1"),
-        ("01_loss_explorer", "log P of rejected =", "0", "infinite"),
-        ("01_loss_explorer", "beta =", "", "beta is empty"),
-        ("01_loss_explorer", "beta =", "much", "no number"),
-        ("01_loss_explorer", "beta =", "-1", "must be above 0"),
         ("00_memory_calculator", "Pairs in a pass:", "0", "leaves nothing to train on"),
         ("00_memory_calculator", "Pairs in a pass:", "two", "no whole number"),
         ("00_memory_calculator", "max_length (tokens):", "", "is empty"),

@@ -1,14 +1,12 @@
 """The figures of notebook 01, and the comparison of what it measures with what ORPO's paper says.
 
-`runs` is name -> {"chosen": [...], "rejected": [...]}, mean log-probabilities of held-out answers in nats a token, one
-value for each of `steps`. Left out: training, which the notebook shows.
+`runs` is name -> {"chosen": [...], "rejected": [...]}: mean log-probabilities of held-out answers in nats a token.
 """
 
 from utils.figures import COLOURS, SEQUENCE, new_figure
 from utils.orpo import math as orpo_math
 
 STILL = 0.02  # nats a token: a smaller change counts as none
-
 # What the paper, arXiv 2403.07691, says in sections 3, 7.2 and E.1: where, of which run, in words, and which change.
 PAPER = [
     ("Figure 3, OPT-350M", "SFT", "chosen rises", "chosen", "rises"),
@@ -26,13 +24,7 @@ PAPER = [
 
 
 def paper_rows(runs: dict[str, dict]) -> list[dict[str, str]]:
-    """Lay what was measured beside what the paper says, and say whether the two agree.
-
-    Args:
-        runs: see above; statements about a run that is not among them are left out.
-
-    Returns:
-        Rows with `paper`, `run`, `it says`, `here` (first and last value) and `agrees`, which is "yes" or "no".
+    """Compare what was measured with what the paper says of these runs, as rows.
 
     Example:
         >>> rows = paper_rows({"SFT": {"chosen": [-0.8, -0.4], "rejected": [-0.7, -0.9]}})
@@ -52,31 +44,22 @@ def paper_rows(runs: dict[str, dict]) -> list[dict[str, str]]:
             "does not fall": change > -STILL,
             "widest": all(values[-1] > gap[-1] for other, gap in gaps.items() if other != name),
         }[movement]
-        here = f"{values[0]:.2f} to {values[-1]:.2f}"
-        rows.append(
-            {"paper": place, "run": name, "it says": statement, "here": here, "agrees": "no yes".split()[agrees]}
-        )
+        here, answer = f"{values[0]:.2f} to {values[-1]:.2f}", "yes" if agrees else "no"
+        rows.append({"paper": place, "run": name, "it says": statement, "here": here, "agrees": answer})
     return rows
 
 
-def plot_runs(steps: list[int], runs: dict[str, dict]):
-    """Draw the log-probabilities of chosen and rejected answers over the steps, one panel for each run, on one scale.
-
-    Args:
-        steps, runs: see above.
-
-    Returns:
-        (figure, alt text with the first and the last value of each curve).
-    """
+def plot_log_probabilities(steps: list[int], runs: dict[str, dict]):
+    """Draw both answers' log-probabilities over the steps, a panel for each run; return (figure, alt text)."""
     figure, axes = new_figure(columns=len(runs), width=max(2.4, 9.6 / len(runs)), height=3.0)
-    low = min(min(run[side]) for run in runs.values() for side in ("chosen", "rejected"))
-    high = max(max(run[side]) for run in runs.values() for side in ("chosen", "rejected"))
+    values = [value for run in runs.values() for side in ("chosen", "rejected") for value in run[side]]
+    room = 0.06 * (max(values) - min(values))
     told = []
     for axis, (name, run) in zip(axes, runs.items(), strict=True):
-        for side, marker, line in (("chosen", "o", "-"), ("rejected", "s", "--")):
-            axis.plot(steps, run[side], line, marker=marker, markersize=4, color=COLOURS[side], label=side)
+        for side, style in (("chosen", "o-"), ("rejected", "s--")):
+            axis.plot(steps, run[side], style, markersize=4, color=COLOURS[side], label=side)
         axis.axhline(run["rejected"][0], color=COLOURS["neutral"], linestyle=":", linewidth=1.2, zorder=1)
-        axis.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+        axis.set_ylim(min(values) - room, max(values) + room)
         axis.set_title(name, loc="left", fontsize=10, fontweight="bold")
         axis.set_xlabel("optimizer step", fontsize=9)
         axis.tick_params(labelsize=8)
@@ -88,14 +71,9 @@ def plot_runs(steps: list[int], runs: dict[str, dict]):
 
 
 def plot_pushes(rejected: float = 0.3, chosen: float = 0.6):
-    """Draw how hard a ratio of odds and a ratio of probabilities push on an answer, against its probability.
+    """Draw how hard a ratio of odds and one of probabilities push on an answer, by its probability.
 
-    Args:
-        rejected: its probability, where that of the chosen answer varies.
-        chosen: its probability, where that of the rejected answer varies.
-
-    Returns:
-        (figure, alt text).
+    In two panels the rejected answer keeps its probability, in the third the chosen one. Returns (figure, alt text).
     """
     import torch
 

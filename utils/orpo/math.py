@@ -1,22 +1,16 @@
 """ORPO's loss, one small function for each equation of its paper, and how hard the loss pushes on an answer.
 
 The paper is Hong, Lee and Thorne 2024, arXiv 2403.07691; its y_w is the chosen answer here, y_l the rejected one. All
-log-probabilities are in nats, the unit of the natural logarithm. The functions take tensors, so that gradients flow
-through them. Left out: speed and memory, see `fused_orpo`, and training.
+log-probabilities are tensors in nats, and gradients flow through them. Left out: speed and memory, see `fused_orpo`.
 """
 
 IGNORED = -100  # the label of a token that is not scored: prompt or padding
 
 
 def token_log_probabilities(logits, labels):
-    """Return the log-probability that a model gives each scored token, given the tokens before it.
+    """Return the log-probability of each token, given those before it; 0 where a token is not scored.
 
-    Args:
-        logits: scores of the whole vocabulary after each token, of shape (rows, tokens, vocabulary).
-        labels: the tokens themselves, of shape (rows, tokens), `IGNORED` where a token is not scored.
-
-    Returns:
-        Tensor of shape (rows, tokens - 1), since nothing foretells the first token; 0 where a token is not scored.
+    `logits` has the shape (rows, tokens, vocabulary), `labels` (rows, tokens), the result (rows, tokens - 1).
     """
     scored = labels[:, 1:] != IGNORED
     next_tokens = labels[:, 1:].clamp(min=0)  # any token will do where the result is masked
@@ -26,12 +20,6 @@ def token_log_probabilities(logits, labels):
 
 def mean_log_probability(logits, labels):
     """Return the mean log-probability of the scored tokens of each row: the paper's log P(y|x), equation (3).
-
-    Args:
-        logits, labels: see `token_log_probabilities`.
-
-    Returns:
-        Tensor of shape (rows,), in nats a token.
 
     Raises:
         ValueError: if a row has no scored token.
@@ -53,12 +41,9 @@ def mean_log_probability(logits, labels):
 
 
 def negative_log_likelihood(logits, labels):
-    """Return the loss of language models: the mean of -log P over all scored tokens of all rows, in nats.
+    """Return the loss of language models: the mean of -log P over all scored tokens of all rows.
 
-    The trainer of TRL scores the prompt here as well as the chosen answer, unlike in the odds ratio.
-
-    Args:
-        logits, labels: see `token_log_probabilities`.
+    TRL's trainer scores the prompt here as well as the chosen answer, unlike in the odds ratio.
     """
     return -token_log_probabilities(logits, labels).sum() / (labels[:, 1:] != IGNORED).sum()
 
@@ -66,10 +51,7 @@ def negative_log_likelihood(logits, labels):
 def log_odds(log_probability):
     """Return log odds = log P - log(1 - P), of the paper's equation (4).
 
-    1 - P is computed as -expm1(log P), which keeps its digits where P is so near 1 that P itself rounds to 1.
-
-    Args:
-        log_probability: tensor of log P below 0.
+    1 - P is -expm1(log P), which keeps its digits where P is so near 1 that P itself rounds to 1.
 
     Example:
         >>> import torch
@@ -82,19 +64,12 @@ def log_odds(log_probability):
 
 
 def log_odds_ratio(chosen, rejected):
-    """Return log(odds(chosen) / odds(rejected)), the logarithm of the paper's equation (5).
-
-    Args:
-        chosen, rejected: tensors of log P, one value for each pair.
-    """
+    """Return log(odds(chosen) / odds(rejected)), the logarithm of the paper's equation (5)."""
     return log_odds(chosen) - log_odds(rejected)
 
 
 def odds_ratio_loss(chosen, rejected):
     """Return L_OR = -log sigmoid(log odds ratio), the paper's equation (7), for each pair.
-
-    Args:
-        chosen, rejected: tensors of log P, one value for each pair.
 
     Example:
         >>> import torch
@@ -108,30 +83,14 @@ def odds_ratio_loss(chosen, rejected):
 
 
 def probability_ratio_loss(chosen, rejected):
-    """Return -log sigmoid(log(P(chosen) / P(rejected))), what the paper weighs the odds ratio against in section 7.1.
-
-    Args:
-        chosen, rejected: tensors of log P, one value for each pair.
-    """
+    """Return -log sigmoid(log(P(chosen) / P(rejected))), the alternative of the paper's section 7.1."""
     import torch
 
     return -torch.nn.functional.logsigmoid(chosen - rejected)
 
 
 def orpo_loss(nll, chosen, rejected, beta: float):
-    """Return L = L_NLL + beta * mean of L_OR, the paper's equation (6), whose lambda TRL calls `beta`.
-
-    Args:
-        nll: of `negative_log_likelihood`.
-        chosen, rejected: tensors of log P, one value for each pair.
-        beta: weight of the odds ratio; with 0 what is left is supervised fine-tuning.
-
-    Example:
-        >>> import torch
-        >>> chosen, rejected = torch.tensor([0.8, 0.2]).log()
-        >>> round(orpo_loss(-chosen, chosen, rejected, beta=0.1).item(), 4)
-        0.2292
-    """
+    """Return L = L_NLL + beta * mean of L_OR, the paper's equation (6), whose lambda TRL calls `beta`."""
     return nll + beta * odds_ratio_loss(chosen, rejected).mean()
 
 
@@ -139,20 +98,7 @@ def odds_ratio_push(chosen, rejected):
     """Return how hard L_OR pushes the chosen answer up and the rejected one down: minus its gradient by log P.
 
     With d log odds / d log P = 1 / (1 - P), the chain rule gives 1 / (1 - P(chosen)) and -1 / (1 - P(rejected)), each
-    times sigmoid(-log odds ratio), which tends to 0 as the pair is told apart: the paper's
-    equations (8) to (10).
-
-    Args:
-        chosen, rejected: tensors of log P, one value for each pair.
-
-    Returns:
-        Two tensors: the push on the chosen answer, above 0, and on the rejected one, below 0.
-
-    Example:
-        >>> import torch
-        >>> up, down = odds_ratio_push(*torch.tensor([0.8, 0.2]).log())
-        >>> round(up.item(), 3), round(down.item(), 3)
-        (0.294, -0.074)
+    times sigmoid(-log odds ratio), which tends to 0 as the pair is told apart: the paper's equations (8) to (10).
     """
     import torch
 
@@ -161,11 +107,7 @@ def odds_ratio_push(chosen, rejected):
 
 
 def probability_ratio_push(chosen, rejected):
-    """Return the pushes of `probability_ratio_loss`, equal and opposite: see `odds_ratio_push`.
-
-    Args:
-        chosen, rejected: tensors of log P, one value for each pair.
-    """
+    """Return the pushes of `probability_ratio_loss`, equal and opposite: see `odds_ratio_push`."""
     import torch
 
     undecided = torch.sigmoid(rejected - chosen)
@@ -173,15 +115,9 @@ def probability_ratio_push(chosen, rejected):
 
 
 def pair_terms(model, batch: dict) -> dict:
-    """Return what ORPO's loss is made of for a batch of pairs, as the trainer of TRL computes it.
+    """Return what TRL's ORPO loss is made of for a batch of its collator, whose labels leave the prompt out.
 
-    Args:
-        model: a causal language model.
-        batch: of TRL's collator: `{chosen,rejected}_{input_ids,attention_mask,labels}`, of shape (pairs, tokens); the
-            labels leave the prompt out.
-
-    Returns:
-        `nll`, a number, over prompts and chosen answers; `chosen` and `rejected`, mean log P of each answer.
+    That is `nll`, a number, over prompts and chosen answers; `chosen` and `rejected`, the mean log P of each answer.
     """
     terms = {}
     for side in ("chosen", "rejected"):

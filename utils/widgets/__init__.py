@@ -1,5 +1,7 @@
 """Widgets that explore what a cell has already computed."""
 
 from utils.widgets.curves import explore_curves as explore_curves
+from utils.widgets.loss import explore_loss as explore_loss
+from utils.widgets.loss import plot_loss_surface as plot_loss_surface
 from utils.widgets.tokens import explore_tokens as explore_tokens
 from utils.widgets.tokens import show_token_changes as show_token_changes

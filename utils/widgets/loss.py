@@ -1,10 +1,5 @@
-"""A widget that moves the surface of ORPO's odds term: beta, the two mean log-probabilities, and what follows.
+"""A widget that moves a point on the surface of ORPO's odds term: beta times -log sigmoid(log odds ratio)."""
 
-The term is beta times -log sigmoid(log odds ratio), as `orpo_math` computes it. Left out: the likelihood term, and any
-model.
-"""
-
-import html
 import math
 from types import SimpleNamespace
 
@@ -12,21 +7,12 @@ from utils.figures import as_image, new_figure, scrolling
 from utils.orpo import math as orpo_math
 
 SIDES = ("chosen", "rejected")
-LEAST_LOGP, LEAST_BETA, MOST_BETA = -100.0, 0.001, 100.0
 TABLE = "border-collapse:separate;border-spacing:0.8em 0.1em;text-align:left"
-WINDOW = -4.0  # the surface begins here, or further out if a point lies there
+WINDOW = -4.0  # the surface begins here, or further out if a point is there
 
 
 def odds_term(beta: float, chosen: float, rejected: float) -> SimpleNamespace:
-    """Compute the odds term at one point, with each step to it, in double precision.
-
-    Args:
-        beta: above 0; see `read_number` for what can be drawn.
-        chosen, rejected: mean log-probability of a token in nats, below 0.
-
-    Returns:
-        `log_odds` and `slope` (of the term, for each nat of that log-probability) by side, `ratio` (the log odds ratio)
-        and `loss` (the term itself).
+    """Compute the odds term at one point, in double precision, with its slope for each nat of either log-probability.
 
     Example:
         >>> term = odds_term(0.1, -1.0, -1.5)
@@ -46,14 +32,7 @@ def odds_term(beta: float, chosen: float, rejected: float) -> SimpleNamespace:
 
 
 def plot_loss_surface(beta: float = 0.1, chosen: float = -1.0, rejected: float = -1.5):
-    """Draw the odds term over both log-probabilities, with a point on it and the way downhill from there.
-
-    Args:
-        beta, chosen, rejected: see `odds_term`.
-
-    Returns:
-        (figure, alt text).
-    """
+    """Draw the odds term over both log-probabilities, with a point and the way downhill; return (figure, alt text)."""
     import torch
     from matplotlib.colors import BoundaryNorm
 
@@ -91,131 +70,39 @@ def plot_loss_surface(beta: float = 0.1, chosen: float = -1.0, rejected: float =
     return figure, alt
 
 
-def explore(beta: float = 0.1, chosen: float = -1.0, rejected: float = -1.5):
-    """Make a widget with sliders, and fields to type into, that moves a point on the surface.
+def explore_loss(beta: float = 0.1, chosen: float = -1.0, rejected: float = -1.5):
+    """Make a widget with three sliders, whose numbers can be typed too, that moves a point on the surface.
 
-    Args:
-        beta, chosen, rejected: where it begins; see `odds_term`.
-
-    Returns:
-        `ipywidgets.VBox`; its attribute `controls` holds the sliders `beta`, `chosen` and `rejected`, the text fields
-        `beta_text`, `chosen_text` and `rejected_text`, and `page` (HTML).
+    Its attribute `controls` holds `beta`, `chosen`, `rejected`, and `page` (HTML).
     """
     import ipywidgets as widgets
 
-    start = {"beta": beta, "chosen": chosen, "rejected": rejected}
-    ranges = {"beta": (0.05, 2.0, 0.05), "chosen": (-4.0, -0.05, 0.05), "rejected": (-4.0, -0.05, 0.05)}
-    labels = {"beta": "beta", "chosen": "log P of chosen", "rejected": "log P of rejected"}
-    # A block, and not the flex box that it is by default, which grows with what should scroll
-    style, controls, moving = (
-        {"description_width": "initial"},
-        SimpleNamespace(page=widgets.HTML(layout={"display": "block"})),
-        [False],
-    )
-    for name, (low, high, step) in ranges.items():
-        slider = widgets.FloatSlider(
-            value=min(max(start[name], low), high),
-            min=low,
-            max=high,
-            step=step,
-            description=f"{labels[name]}:",
-            readout=False,  # the field beside it says the value
-            continuous_update=False,
-            style=style,
-            layout=widgets.Layout(width="22em", max_width="100%"),
-        )
-        field = widgets.Text(
-            value=f"{start[name]:g}",
-            description=f"{labels[name]} =",
-            continuous_update=False,
-            style=style,
-            layout=widgets.Layout(width="15em", max_width="100%"),
-        )
-        setattr(controls, name, slider)
-        setattr(controls, f"{name}_text", field)
+    page = widgets.HTML(layout={"display": "block"})  # a flex box would grow with what should scroll
+    look = {
+        "continuous_update": False,
+        "style": {"description_width": "initial"},
+        "layout": {"width": "26em", "max_width": "100%"},
+    }
+    sliders = {"beta": widgets.FloatLogSlider(beta, min=-3, max=2, step=0.05, description="beta:", **look)}
+    for side, value in zip(SIDES, (chosen, rejected), strict=True):
+        text = f"log P of {side}:"
+        sliders[side] = widgets.FloatSlider(value, min=-12, max=-0.01, step=0.01, description=text, **look)
 
-    def draw():
-        try:
-            values = {name: read_number(name, getattr(controls, f"{name}_text").value) for name in ranges}
-        except ValueError as error:
-            controls.page.value = f'<p role="alert"><b>Nothing is drawn:</b> {html.escape(str(error))}</p>'
-            return
-        for name, value in values.items():
-            slider = getattr(controls, name)
-            slider.value = min(max(value, slider.min), slider.max)
+    def draw(_=None):
+        values = {name: slider.value for name, slider in sliders.items()}
         picture = as_image(*plot_loss_surface(**values)).data
         wide = f'<div style="min-width:30em">{picture}</div>'  # legible on a phone, where it scrolls
-        controls.page.value = scrolling("surface", wide) + in_words(**values)
+        page.value = scrolling("surface", wide) + _in_words(**values)
 
-    def follow(change, name: str, typed: bool):
-        if moving[0]:  # a slider that follows a field, or the other way round
-            return
-        moving[0] = True
-        try:
-            if not typed:
-                getattr(controls, f"{name}_text").value = f"{change['new']:g}"
-            draw()
-        finally:
-            moving[0] = False
-
-    for name in ranges:
-        for control, typed in ((getattr(controls, name), False), (getattr(controls, f"{name}_text"), True)):
-            control.observe(lambda change, name=name, typed=typed: follow(change, name, typed), "value")
-    moving[0] = True
+    for slider in sliders.values():
+        slider.observe(draw, "value")
     draw()
-    moving[0] = False
-    wrap = widgets.Layout(flex_flow="row wrap")
-    rows = [widgets.HBox([getattr(controls, name), getattr(controls, f"{name}_text")], layout=wrap) for name in ranges]
-    panel = widgets.VBox([*rows, controls.page])
-    panel.controls = controls
+    panel = widgets.VBox([*sliders.values(), page])
+    panel.controls = SimpleNamespace(**sliders, page=page)
     return panel
 
 
-def read_number(name: str, text: str) -> float:
-    """Read beta or a log-probability as it was typed.
-
-    Args:
-        name: "beta", "chosen" or "rejected".
-        text: as typed.
-
-    Raises:
-        ValueError: saying what is wrong with the text, why, and what would do.
-
-    Example:
-        >>> read_number("chosen", " -1.5 ")
-        -1.5
-    """
-    what = "beta" if name == "beta" else f"the log-probability of the {name} answer"
-    good = "0.1" if name == "beta" else "-1.5"
-    if not text.strip():
-        raise ValueError(f"{what} is empty: type a number such as {good}.")
-    try:
-        value = float(text.replace("\N{MINUS SIGN}", "-"))
-    except ValueError:
-        raise ValueError(f"{what} is {text.strip()[:40]!r}, which is no number: type one such as {good}.") from None
-    if not math.isfinite(value):
-        raise ValueError(f"{what} is {value}, which is not finite: type a number such as {good}.")
-    if name == "beta":
-        if value <= 0:
-            why = "at 0 the term is gone" if value == 0 else "below 0 it would reward the rejected answer"
-            raise ValueError(f"beta is {value:g}, and it must be above 0, for {why}: type a number such as {good}.")
-        if not LEAST_BETA <= value <= MOST_BETA:
-            raise ValueError(f"beta is {value:g}: type {LEAST_BETA:g} to {MOST_BETA:g}; the paper takes 0.1 to 1.")
-        return value
-    if value > 0:
-        raise ValueError(f"{what} is {value:g}, but a probability is at most 1, and its logarithm at most 0.")
-    if math.exp(value) == 1:
-        near = "" if value == 0 else ", as good as 0"
-        raise ValueError(f"{what} is {value:g}{near}: the probability is 1, and the odds 1 / (1 - 1) are infinite.")
-    if value < LEAST_LOGP:
-        raise ValueError(
-            f"{what} is {value:g}: type {LEAST_LOGP:g} or more. Guessing blindly among Llama 3's 128,256 tokens "
-            "gives -11.8 a token."
-        )
-    return value
-
-
-def in_words(beta: float, chosen: float, rejected: float) -> str:
+def _in_words(beta: float, chosen: float, rejected: float) -> str:
     """Write each step from the log-probabilities to the loss and its slopes, as HTML."""
     term, rows = odds_term(beta, chosen, rejected), ""
     for side, point in zip(SIDES, (chosen, rejected), strict=True):
