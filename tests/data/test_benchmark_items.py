@@ -6,8 +6,7 @@ import pytest
 from datasets import Dataset, disable_progress_bars
 from support import stand_ins
 
-from utils.data import benchmark_items
-from utils.data.benchmark_items import BENCHMARKS, GSM8K_TRAIN, Benchmark, choose, load_items
+from utils.data.benchmark_items import BENCHMARKS, GSM8K_TRAIN, Benchmark, load_items
 from utils.data.loading import collect, find
 
 disable_progress_bars()
@@ -49,20 +48,6 @@ def test_the_two_splits_of_gsm8k_have_nothing_in_common(hub):
     assert len(test) == len(train) and not test & train
 
 
-def test_the_commit_decides_and_not_what_came_after(hub, put_items, tmp_path):
-    benchmark = put_items("lab/growing", [{"question": "One?", "choices": ["a"]}])
-    first = find(benchmark).commit
-    Dataset.from_list([{"question": "Two?", "choices": ["b"]}]).to_parquet(tmp_path / "lab-growing" / "train.parquet")
-    hub.commit_folder("lab/growing", tmp_path / "lab-growing", repo_type="dataset")
-    assert load_items(benchmark, first) == [["One?", "a"]]
-    assert load_items(benchmark, find(benchmark).commit) == [["Two?", "b"]]
-
-
-def test_cells_may_be_empty(put_items):
-    rows = [{"question": "One?", "choices": ["a", None, ""]}, {"question": None, "choices": None}]
-    assert load_items(put_items("lab/holes", rows), None) == [["One?", "a", ""], []]
-
-
 def test_fault_a_missing_column_is_named_with_what_is_there(put_items):
     benchmark = put_items("lab/renamed", [{"query": "One?", "options": ["a"], "choices": ["a"]}])
     message = "Benchmark made .lab/renamed. has no column question. It has choices, options, query."
@@ -70,15 +55,6 @@ def test_fault_a_missing_column_is_named_with_what_is_there(put_items):
         load_items(benchmark, None)
     with pytest.raises(ValueError, match="has no column answers, question"):
         load_items(replace(benchmark, columns=("question", "answers")), None)
-
-
-@pytest.mark.parametrize(
-    "changes, told",
-    [({"config": "other"}, "'other' not found. Available: .'main'"), ({"split": "dev"}, 'Unknown split "dev"')],
-)
-def test_another_configuration_or_split_is_told_with_those_there_are(hub, changes, told):
-    with pytest.raises(ValueError, match=told):
-        load_items(replace(BENCHMARKS[0], **changes), None)
 
 
 def test_a_repository_that_is_missing_can_be_left_out(hub):
@@ -98,15 +74,3 @@ def test_fault_a_hub_that_fails_while_items_are_read_is_a_connection_error(hub, 
     hub.inject(f"{name}/.*parquet", times=100, **fault)
     with pytest.raises(ConnectionError, match=f"failed for {name} .*run this cell again"):
         load_items(benchmark, None)
-
-
-def test_benchmarks_are_chosen_by_name():
-    assert choose(None) == BENCHMARKS and choose([]) == []
-    assert [benchmark.name for benchmark in choose(["mmlu", "arc"])] == ["mmlu", "arc"]
-    known = "gsm8k, truthfulqa, arc, hellaswag, mmlu, ifeval"
-    with pytest.raises(ValueError, match=f"There is no benchmark mmul, squad. Choose from {known}"):
-        choose(["squad", "arc", "mmul"])
-
-
-def test_no_two_benchmarks_share_a_name():
-    assert len({benchmark.name for benchmark in [*BENCHMARKS, benchmark_items.GSM8K_TRAIN]}) == 7

@@ -102,12 +102,6 @@ def test_the_embeddings_need_no_resize(trainer, tokenizer):
     assert max(max(row[f"{side}_input_ids"]) for row in trainer.train_dataset for side in SIDES) < rows
 
 
-def test_the_turn_marker_is_ordinary_text(tokenizer):
-    marker = tokenizer("<|im_start|>", add_special_tokens=False)["input_ids"]
-    assert len(marker) > 1
-    assert not set(marker) & set(tokenizer.added_tokens_decoder)
-
-
 def test_the_pad_token_existed_and_is_not_the_end_token(small_base, tokenizer):
     from transformers import AutoTokenizer
 
@@ -116,24 +110,7 @@ def test_the_pad_token_existed_and_is_not_the_end_token(small_base, tokenizer):
     assert tokenizer.padding_side == "right"
 
 
-def test_the_chosen_template_survives_saving(tokenizer, tmp_path):
-    from transformers import AutoTokenizer
-
-    tokenizer.save_pretrained(tmp_path)
-    again = AutoTokenizer.from_pretrained(tmp_path)
-    assert (again.pad_token, again.chat_template) == (tokenizer.pad_token, chat_format.CHAT_TEMPLATE)
-    assert inference_ids(again, PAIRS[1]["prompt"]) == inference_ids(tokenizer, PAIRS[1]["prompt"])
-
-
 # --- what the trainer sees -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", range(len(PAIRS)), ids=IDS)
-def test_exactly_one_begin_token_in_a_rendered_chat(tokenizer, number):
-    text = tokenizer.apply_chat_template(PAIRS[number]["prompt"], tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
-    assert ids == inference_ids(tokenizer, PAIRS[number]["prompt"])
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -174,17 +151,6 @@ def test_white_space_at_the_edges_changes_nothing(tokenizer):
     tidy = [turn("system", "Be brief."), turn("user", "Hi there!"), turn("assistant", "Hello."), turn("user", "Bye")]
     loose = [turn(message["role"], f"\n \t{message['content']}  \n\n") for message in tidy]
     assert inference_ids(tokenizer, loose) == inference_ids(tokenizer, tidy)
-
-
-def test_white_space_inside_is_kept(tokenizer):
-    text = "first\n\n    indented\nlast"
-    assert text in tokenizer.decode(inference_ids(tokenizer, [turn("user", text)]))
-
-
-def test_a_tokenizer_without_a_begin_token_renders_none():
-    tokenizer = word_tokenizer({"eos_token": "</s>", "pad_token": "<pad>"}, "</s>", "<pad>")
-    text = chat_format.prepare_tokenizer(tokenizer).apply_chat_template([turn("user", "a")], tokenize=False)
-    assert text == "<|im_start|>user\na</s>"
 
 
 # --- lengths ---------------------------------------------------------------------------------------------------
@@ -270,22 +236,6 @@ def test_every_token_is_drawn_in_its_role(batch, tokenizer):
     assert {role for role, _ in drawn} == {"prompt", "chosen", "rejected", "padding"}
 
 
-def test_roles_have_their_colours(batch, tokenizer):
-    page = chat_format.show_batch(batch, tokenizer, rows=2, max_tokens=1000)
-    colours = {(role, re.search("background:(#[0-9a-f]{6})", style)[1]) for style, role, _, _ in TOKEN.findall(page)}
-    assert colours == set(chat_format.ROLE_COLOURS.items())
-    assert len({colour for _, colour in colours}) == 4
-    legend = page.split("</p>")[0]
-    for role, colour in chat_format.ROLE_COLOURS.items():
-        assert re.search(f'background:{colour}[^"]*">{role}<', legend)
-
-
-def test_the_end_token_is_drawn_as_part_of_the_answer(batch, tokenizer):
-    page = chat_format.show_batch(batch, tokenizer)
-    ends = [role for _, role, token, _ in TOKEN.findall(page) if int(token) == tokenizer.eos_token_id]
-    assert ends == ["prompt", "chosen", "prompt", "rejected"]
-
-
 def test_html_in_a_prompt_is_escaped(trainer, tokenizer):
     pair = make_pair("<script>alert('1')</script> <b>&amp;", "<img src=x onerror=alert(1)>", "<i>no</i>")
     batch = trainer.data_collator([tokenized_by_trl(trainer, pair, 1024)])
@@ -293,21 +243,6 @@ def test_html_in_a_prompt_is_escaped(trainer, tokenizer):
     assert set(re.findall(r"</?(\w+)", page)) == {"div", "p", "span", "b", "br"}  # its own tags alone
     letters = "".join(text for _, _, _, text in TOKEN.findall(page))
     assert "&lt;script&gt;alert(" in letters and "&amp;amp;" in letters and "&lt;img&middot;src=x" in letters
-
-
-def test_a_long_prompt_is_cut_at_the_front(trainer, tokenizer):
-    pair = make_pair("What is it? " * 200, "White.", "No.")
-    batch = trainer.data_collator([tokenized_by_trl(trainer, pair, 4096)])
-    page = chat_format.show_batch(batch, tokenizer, max_tokens=60)
-    drawn = [role for _, role, _, _ in TOKEN.findall(page)]
-    assert drawn.count("chosen") == len(answer_tokens(tokenized_by_trl(trainer, pair, 4096), "chosen"))
-    assert drawn.count("prompt") == 60 and len(drawn) <= 120  # half of the room of each side
-    assert page.count("&hellip;") == 2
-
-
-def test_only_the_rows_asked_for_are_drawn(batch, tokenizer):
-    assert chat_format.show_batch(batch, tokenizer).count("<b>chosen</b>") == 1
-    assert chat_format.show_batch(batch, tokenizer, rows=9).count("<b>rejected</b>") == 2
 
 
 # --- the picture of a packed row -------------------------------------------------------------------------------
@@ -348,46 +283,6 @@ def test_a_packed_row_is_drawn_as_it_lies(trainer, tokenizer):
             expected = ["prompt" if label == LABEL_OF_PROMPT else side for label in row[f"{side}_labels"]]
             assert [role for role, _, _ in prefix + branch] == expected
             assert [token for _, _, token in prefix + branch] == row[f"{side}_input_ids"]
-
-
-def test_what_two_answers_begin_with_has_both_colours(trainer, tokenizer):
-    pair = make_pair("What colour is snow?", "The colour of snow is white.", "The colour of snow is a secret.")
-    (row,), batch = pack(trainer, pair)
-    page = chat_format.show_batch(batch, tokenizer, max_tokens=1000)
-    (_, prefix), (_, chosen), (_, rejected) = segments(page)
-    same = [token for role, _, token in prefix if role == "both"]
-    assert tokenizer.decode(same).startswith("The colour of snow")
-    assert {role for role, _, _ in prefix} == {"prompt", "both"}
-    assert {role for role, _, _ in chosen} == {"chosen"} and {role for role, _, _ in rejected} == {"rejected"}
-    answer = [token for token, label in zip(row["chosen_input_ids"], row["chosen_labels"], strict=True) if label >= 0]
-    assert same + [token for _, _, token in chosen] == answer
-
-
-def test_a_packed_rows_legend_has_no_padding(trainer, tokenizer):
-    pair = make_pair("What colour is snow?", "It is white.", "It is a secret.")
-    page = chat_format.show_batch(pack(trainer, pair)[1], tokenizer)
-    colours = dict(re.findall(r'background:([^;]*);[^"]*">(\w+)<', page.split("</p>")[0]))
-    assert list(colours.values()) == ["prompt", "chosen", "rejected", "both"] and len(colours) == 4
-    for style, role, *_ in PLACE.findall(page):
-        assert colours[re.search("background:([^;]*);", style)[1]] == role
-
-
-def test_a_long_prefix_is_cut_at_the_front(trainer, tokenizer):
-    pair = make_pair("What is it? " * 200, "White.", "No. " * 100)
-    page = chat_format.show_batch(pack(trainer, pair, max_length=4096)[1], tokenizer, max_tokens=60)
-    (_, prefix), (_, chosen), (_, rejected) = segments(page)
-    assert len(prefix) == 30 and len(chosen) < 30 and len(rejected) == 30
-    assert prefix[-1][1] + 1 == chosen[0][1] == rejected[0][1]
-    assert page.count("&hellip;") == 1 and "<b>prefix</b> from position 0 on" in page
-
-
-def test_a_pair_with_nothing_in_common_has_no_prefix(trainer, tokenizer):
-    from utils.train.fused_orpo import PackingCollator
-
-    (row,), _ = pack(trainer, PAIRS[0])
-    row["rejected_input_ids"] = row["rejected_input_ids"][::-1]
-    page = chat_format.show_batch(PackingCollator()([row]), tokenizer, rows=9, max_tokens=1000)
-    assert "<p>no prefix<br></p>" in page and page.count("<b>chosen</b>") == 1
 
 
 # --- the choice of the pad token -------------------------------------------------------------------------------
@@ -451,10 +346,6 @@ def test_a_message_with_the_text_of_a_special_token_is_told(tokenizer, part):
     assert chat_format.special_text_problem(pair, special) == "text of a special token"
 
 
-def test_a_tokenizer_without_special_tokens_finds_none():
-    assert not chat_format.special_text(word_tokenizer({})).search("any text, even none")
-
-
 def test_without_an_end_token_there_is_no_training():
     with pytest.raises(ValueError, match="some/base has no end token"):
         chat_format.prepare_tokenizer(word_tokenizer({"pad_token": "<pad>"}, "<pad>"))
@@ -481,17 +372,3 @@ def test_what_a_tokenizers_file_or_an_earlier_call_asked_for_cuts_and_pads_nothi
     assert chat_format.batch_lengths(PAIRS, tokenizer) == expected
     tokenizer.backend_tokenizer.enable_padding(length=4096)
     assert chat_format.batch_lengths(PAIRS, tokenizer) == expected
-
-
-def test_an_empty_answer_is_its_end_token_and_a_longer_one_is_longer(tokenizer):
-    pairs = [make_pair("Why?", answer, f"{answer} more") for answer in ("", "so", "so and so")]
-    lengths = chat_format.batch_lengths(pairs, tokenizer)
-    assert lengths[0][1] == 1 and len({prompt for prompt, _, _ in lengths}) == 1
-    assert all(chosen < rejected for _, chosen, rejected in lengths)
-
-
-def test_counting_leaves_tokenizer_and_pairs_as_they_are(tokenizer):
-    pairs = [make_pair(" Why? ", " So. ", "No.")]
-    before = tokenizer("Why is it so?")["input_ids"]
-    chat_format.batch_lengths(pairs, tokenizer)
-    assert pairs == [make_pair(" Why? ", " So. ", "No.")] and tokenizer("Why is it so?")["input_ids"] == before

@@ -3,9 +3,8 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from datasets import Dataset, List, Value, concatenate_datasets, disable_progress_bars
+from datasets import Dataset, disable_progress_bars
 
 from utils.data import chat_format, examining, overlap
 from utils.data import pairs as preference_data
@@ -65,16 +64,6 @@ def test_each_row_that_the_rule_took_has_one_line_with_all_that_is_to_know(capyb
         assert line["item"] is line["match"] is line["told"] is None
         assert line["problem"] == preference_data.answer_problem(pair)
     assert pairs > 50
-
-
-def test_columns_and_their_types(tokenizer):
-    features = look(MADE, [row()], tokenizer).features
-    assert list(features) == [
-        *("source", "prompt", "chosen", "rejected", "row", "problem", "told"),
-        *("prompt_tokens", "chosen_tokens", "rejected_tokens", "hash", "signature", "item", "match"),
-    ]
-    assert features["signature"] == List(Value("uint32"), length=128) and features["hash"] == Value("float64")
-    assert look(MADE, [row(score=1.0)], tokenizer).features == features
 
 
 @pytest.mark.parametrize(
@@ -148,15 +137,6 @@ def test_a_row_that_is_no_pair_says_why(tokenizer, chosen, rejected, problem):
     assert found[1]["prompt"] == [] and found["told"][1] is None
 
 
-def test_the_system_message_is_not_compared_and_still_told_apart(tokenizer):
-    """Thousands of rows share one, and would all be alike."""
-    system = "You are an assistant who answers in one short sentence, in plain words, and never lies to anyone."
-    found = look(MADE, [row(system=system), row(system=system + "!"), row(), row("Who?", system=system)], tokenizer)
-    first, second, third, other = found["signature"]
-    assert first == second == third and np.mean(np.array(first) == np.array(other)) < 0.1
-    assert len(set(found["hash"][:])) == 4
-
-
 def test_benchmark_items_are_found_in_prompts_and_answers(tokenizer):
     long = "a word and a word and one more word and again a word or two"
     index = BenchmarkIndex({"long": [[long]], "short": [["Who?"]]})
@@ -175,13 +155,6 @@ def test_benchmark_items_are_found_in_prompts_and_answers(tokenizer):
     rows = [row(long.upper()), row(chosen=f"Well: {long}"), row(rejected=f"{long}."), row("Who?"), row(long[:30])]
     found = look(MADE, rows, tokenizer, index)
     assert found["item"][:] == ["long 0"] * 3 + ["short 0", None] and found["match"][1] == long
-
-
-def test_a_source_of_which_the_rule_takes_nothing_is_empty(tokenizer):
-    nothing = look(MADE, [row(score=1.0), row(score=None)], tokenizer)
-    assert len(nothing) == 0
-    both = concatenate_datasets([nothing, look(MADE, [row()], tokenizer)])
-    assert both["prompt"][:] == [[said("Why?")]]
 
 
 @pytest.mark.timeout(120)
@@ -205,28 +178,6 @@ def test_two_processes_see_what_one_sees(tmp_path, tokenizer):
     assert [n for n, problem in zip(numbers, found[1]["problem"], strict=True) if problem] == [
         n for n in numbers if n % 50 == 7
     ]
-
-
-def test_rows_are_examined_anew_each_time(capybara, tokenizer, monkeypatch):
-    """The cache of datasets knows the rows and the arguments, but not the code that looks at them."""
-    source, rows = capybara
-    ledger = apply_rule(source, rows)
-    before = examine(source, rows, ledger, tokenizer, NOTHING)["hash"][:]
-    assert examine(source, rows, ledger, tokenizer, NOTHING)["hash"][:] == before
-    monkeypatch.setattr(examining.preference_data, "prompt_hash", lambda pair: 0.25)
-    changed = examine(source, rows, ledger, tokenizer, NOTHING)["hash"][:]
-    assert {value for value in changed if value is not None} == {0.25} and 0.25 not in before
-
-
-def test_long_rows_are_counted_whole(tokenizer):
-    """A row of a hundred thousand characters, one of a single endless word, and lone control characters."""
-    texts = ["word " * 20_000, "x" * 100_000, "\x00\x07\x1b[0m\u200b\u202e", "\r\n\u2028 a"]
-    found = look(MADE, [row(text) for text in texts], tokenizer)
-    assert found["problem"][:] == [None] * 4
-    for line, text in zip(found, texts, strict=True):
-        pair = preference_data.to_pair(row(text))
-        assert line["prompt_tokens"] == chat_format.pair_lengths(pair, tokenizer)[0]
-    assert min(found["prompt_tokens"][:2]) > 10_000
 
 
 def test_numbers_are_those_of_the_source_where_the_rule_left_rows_out(tokenizer):

@@ -4,15 +4,12 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
-import httpx
 import pytest
 from datasets import Dataset, disable_progress_bars
 from huggingface_hub import DatasetCard, HfApi
 from support import stand_ins
 
-from utils.data import loading as source_loading
-from utils.data.benchmark_items import BENCHMARKS
-from utils.data.loading import Origin, collect, find, load
+from utils.data.loading import collect, find, load
 from utils.data.sources import OTHERS, SEVEN, TEXTS, Source
 
 disable_progress_bars()
@@ -78,42 +75,6 @@ def test_a_stand_in_is_found_with_commit_host_licence_and_what_its_card_expects(
     assert 1e-6 < origin.download_gb < 1e-3
 
 
-def test_on_the_hub_itself_the_published_numbers_are_expected(put_data):
-    """No stand-in, so `in_mix`, or else what the card of the mix lists; and a licence may be a list, or missing."""
-    card = "---\nlicense:\n- mit\n- apache-2.0\nrows_kept: 3\n---\n"
-    commit = put_data("lab/real", {"README.md": card, "train.parquet": ROWS})
-    for numbers, expected in (({"published": 7}, 7), ({"published": 7, "in_mix": 9}, 9), ({}, None)):
-        origin = find(Source("real", "lab/real", **numbers))
-        assert (origin.commit, origin.host, origin.expected) == (commit, "127.0.0.1", expected)
-        assert origin.licence == "mit, apache-2.0"
-    put_data("lab/unlicensed", {"train.parquet": ROWS})
-    assert find(Source("x", "lab/unlicensed")).licence == "not stated"
-
-
-def test_a_revision_is_found_and_loaded_whatever_came_after_it(hub, put_data):
-    first = put_data("lab/moving", {"train.parquet": ROWS})
-    put_data("lab/moving", {"train.parquet": ROWS[:4]})
-    source = Source("moving", "lab/moving", TEXTS, revision=first)
-    assert find(source).commit == first != find(replace(source, revision=None)).commit
-    assert [len(loaded(replace(source, revision=revision))[1]) for revision in (first, None)] == [30, 4]
-
-
-def test_a_benchmark_is_found_like_a_source(hub):
-    origin = find(BENCHMARKS[0])
-    assert len(origin.commit) == 40 and origin.licence == "mit" and origin.expected is None
-
-
-def test_a_folder_or_file_is_local(tmp_path, unreachable):
-    file = write_lines(tmp_path / "pairs.jsonl", ROWS)
-    for path in (file, str(tmp_path)):
-        assert find(Source("mine", path, published=3)) == Origin(None, "local", "not stated", 0.0, None)
-
-
-def test_what_is_streamed_is_no_download(published):
-    assert find(KNOWN["stack-exchange"]).download_gb == 0
-    assert find(replace(KNOWN["stack-exchange"], streamed_rows=None)).download_gb > 0
-
-
 @pytest.mark.parametrize(
     "repository, revision, told",
     [("lab/nothing-here", None, "has no dataset 'lab/nothing-here'"), ("argilla/dpo-mix-7k", "v9", "no revision 'v9'")],
@@ -159,12 +120,6 @@ def test_fault_a_missing_or_renamed_column_is_named_with_what_is_there(tmp_path,
     assert there == sorted({*table.column_names, f"{column}_v2"} - {column}) and "`columns`" in text
 
 
-def test_fault_a_missing_column_of_a_streamed_source_is_named_too(put_data):
-    put_data("lab/stack", {"data/rl/train.parquet": [{"question": "Hi?", "response_j": "Yes.", "other": "No."}]})
-    with pytest.raises(ValueError, match="stack-exchange .lab/stack. has no column response_k. It has other, question"):
-        loaded(replace(KNOWN["stack-exchange"], repository="lab/stack"))
-
-
 @pytest.mark.parametrize(
     "column, values, told",
     [
@@ -183,51 +138,6 @@ def test_fault_a_score_or_flag_of_another_type_is_named_with_its_row(tmp_path, c
     Dataset.from_dict({name: ["a"] * 3 for name in TEXTS} | table).to_parquet(source.repository)
     with pytest.raises(ValueError, match=f"Source made .*pairs.parquet.: {told}"):
         loaded(source)
-
-
-@pytest.mark.parametrize("scores", [[9, 8, 10], [9.5, None, 8.0], [None] * 3], ids=["whole", "with null", "all null"])
-def test_numbers_of_any_kind_are_scores(tmp_path, scores):
-    source = Source("made", str(tmp_path / "pairs.parquet"), TEXTS, rating="score", unless="seen")
-    table = {name: ["a"] * 3 for name in TEXTS} | {"score": scores, "seen": [None] * 3}
-    Dataset.from_dict(table).to_parquet(source.repository)
-    assert loaded(source)[1]["score"][:] == scores
-
-
-@pytest.mark.parametrize("bad", ["five", [5], {"value": 5}], ids=["text", "list", "structure"])
-def test_fault_one_score_of_another_type_in_json_lines_is_named_with_column_and_row(tmp_path, bad):
-    """However late in the file: the reader decides on a type long before."""
-    lines = [row | {"score": 5} for row in ROWS] * 100
-    lines[2500] = lines[2500] | {"score": bad}
-    source = Source("made", write_lines(tmp_path / "pairs.jsonl", lines), TEXTS, rating="score")
-    with pytest.raises(ValueError) as error:
-        loaded(source)
-    text = str(error.value)
-    assert "pairs.jsonl" in text and "column score should hold numbers, and row 2500 (counted from 0)" in text
-    assert repr(bad) in text
-
-
-@pytest.mark.parametrize(
-    "name, content, told",
-    [
-        (
-            "cut.jsonl",
-            '{"prompt": "a", "chosen": "b"\n{"prompt":',
-            "cut.jsonl cannot be read: JSON parse error.* in row 0",
-        ),
-        ("empty.jsonl", "", "empty.jsonl cannot be read: it holds no rows"),
-        (
-            "lone.jsonl",
-            '{"prompt": "\\ud83d", "chosen": "b", "rejected": "c"}',
-            "lone.jsonl cannot be read: .*surrogate",
-        ),
-        ("cut.parquet", "PAR1 and no more", "cut.parquet cannot be read: Parquet magic bytes not found"),
-        ("pairs.csv", "prompt,chosen,rejected\n", r"pairs.csv is not one of \.jsonl, \.json, \.parquet"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, told):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=told):
-        loaded(Source("mine", str(tmp_path / name)))
 
 
 @pytest.mark.parametrize(
@@ -249,37 +159,10 @@ def test_a_file_or_folder_of_ones_own_takes_the_columns_that_it_has(tmp_path, na
     assert (source.pair(table[0])["prompt"][0]["role"] == "system") == system
 
 
-def test_whole_conversations_need_no_prompt_column(tmp_path):
-    talk = [{"role": "user", "content": "Hi?"}]
-    sides = {side: [*talk, {"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
-    source, table = loaded(Source("mine", write_lines(tmp_path / "pairs.jsonl", [sides] * 3)))
-    assert source.columns == {"chosen": "chosen", "rejected": "rejected"} and source.pair(table[0])["prompt"] == talk
-
-
 def test_fault_a_file_without_answers_says_what_it_has(tmp_path):
     file = write_lines(tmp_path / "pairs.jsonl", [{"question": "Hi?", "chosen": "Yes."}])
     with pytest.raises(ValueError, match="Source mine .* has no column prompt, rejected. It has chosen, question"):
         loaded(Source("mine", file))
-
-
-def test_another_split_or_configuration_is_a_field_of_the_source(put_data):
-    paths = "".join(f"\n  - split: {name}_prefs\n    path: {name}.parquet" for name in ("train", "test"))
-    card = f"---\nconfigs:\n- config_name: default\n  data_files:{paths}\n---\n"
-    put_data("lab/prefs", {"README.md": card, "train.parquet": ROWS, "test.parquet": ROWS[:5]})
-    with pytest.raises(ValueError, match="no split 'train'.*one of train_prefs"):
-        loaded(Source("prefs", "lab/prefs"))
-    assert len(loaded(Source("prefs", "lab/prefs", split="test_prefs"))[1]) == 5
-    listed = "".join(f"\n- config_name: {name}\n  data_files: {name}.parquet" for name in ("easy", "hard"))
-    put_data("lab/two", {"README.md": f"---\nconfigs:{listed}\n---\n", "easy.parquet": ROWS, "hard.parquet": ROWS[:3]})
-    with pytest.raises(ValueError, match="set config to one of easy, hard"):
-        loaded(Source("two", "lab/two"))
-    assert len(loaded(Source("two", "lab/two", config="hard"))[1]) == 3
-
-
-def test_a_folder_of_the_repository_is_all_that_is_loaded(put_data):
-    put_data("lab/folders", {"helpful/train.parquet": ROWS, "harmless/train.parquet": ROWS[:2]})
-    assert len(loaded(Source("both", "lab/folders"))[1]) == 32
-    assert len(loaded(Source("one", "lab/folders", folder="harmless"))[1]) == 2
 
 
 def test_a_private_source_needs_the_token(put_data):
@@ -306,33 +189,6 @@ def test_of_a_streamed_source_only_so_many_rows_come_by_a_seeded_choice(publishe
     assert sorted(questions(1, 1000)) == sorted(everything)
 
 
-def test_the_same_streamed_rows_are_fetched_once(published, monkeypatch):
-    """And other ones again: of another seed or number. What the token is makes no difference."""
-    names, from_generator = [], Dataset.from_generator
-
-    def spy(*arguments, **options):
-        names.append(options["fingerprint"])
-        return from_generator(*arguments, **options)
-
-    def fetched(token=None, seed=3, rows=11) -> bool:
-        before = len(published.requests)
-        loaded(replace(KNOWN["stack-exchange"], streamed_rows=rows), token=token, seed=seed)
-        return sum("resolve" in path and "parquet" in path for _, path, _ in published.requests[before:]) > 1
-
-    monkeypatch.setattr(Dataset, "from_generator", spy)
-    assert fetched() and not fetched()  # the columns are read off each time
-    assert fetched(seed=4) and fetched(rows=12) and not fetched(token="practice-read")
-    assert names[0] == names[1] == names[4] is not None and len(set(names)) == 3
-
-
-def test_of_a_streamed_repository_only_the_folder_is_read(published, put_data):
-    put_data(
-        "lab/stacks", {f"data/{name}/train.parquet": [{**ROWS[0], "prompt": name}] * 4 for name in ("rl", "reward")}
-    )
-    source = Source("stacks", "lab/stacks", TEXTS, folder="data/reward", streamed_rows=10)
-    assert loaded(source)[1]["prompt"][:] == ["reward"] * 4
-
-
 # --- a hub that fails ------------------------------------------------------------------------------------------
 
 
@@ -349,24 +205,6 @@ def test_fault_a_hub_that_fails_while_rows_are_read_is_a_connection_error(put_da
     hub.inject(f"{source.repository}/resolve/.*parquet", times=1000, **fault)
     with pytest.raises(ConnectionError, match=f"failed for {source.repository} .*run this cell again"):
         load(source, origin)
-
-
-@pytest.mark.parametrize("error", [httpx.ReadTimeout("slow"), ConnectionError("Server Disconnected")], ids=type)
-def test_fault_a_network_lost_in_the_middle_of_a_stream_is_a_connection_error(published, monkeypatch, error):
-    def breaks_off(stream):
-        yield next(iter(stream))
-        raise error
-
-    monkeypatch.setattr(source_loading, "_rows_of", breaks_off)
-    with pytest.raises(ConnectionError, match="failed for lvwerra/stack-exchange-paired .*run this cell again"):
-        loaded(replace(KNOWN["stack-exchange"], streamed_rows=47))
-
-
-def test_an_error_that_is_not_the_networks_stays_what_it_is(tmp_path):
-    with pytest.raises(ZeroDivisionError), source_loading.reading("lab/x", None):
-        raise ZeroDivisionError
-    with pytest.raises(ValueError, match="^as it was$"), source_loading.reading("lab/x", None):
-        raise ValueError("as it was")
 
 
 # --- several at once -------------------------------------------------------------------------------------------
@@ -398,27 +236,3 @@ def test_a_source_that_is_there_and_broken_is_never_left_out():
 
     with pytest.raises(ValueError, match="no column chosen$"):
         collect(things("a"), work, go_on=True)
-
-
-def test_two_of_one_name_are_refused():
-    """A file called like a benchmark would be loaded at the benchmark's commit."""
-    with pytest.raises(ValueError, match="Two sources or benchmarks are called arc: give one another name"):
-        collect([*BENCHMARKS, Source("arc", "arc.jsonl")], lambda thing: 1, go_on=True)
-
-
-def test_missing_repositories_can_be_left_out(hub):
-    wanted = [KNOWN["math"], Source("gone", "lab/nothing-here"), BENCHMARKS[0]]
-    with pytest.raises(FileNotFoundError, match="lab/nothing-here.*To go on without gone"):
-        collect(wanted, find, go_on=False)
-    done, lost = collect(wanted, find, go_on=True)
-    assert set(done) == {"math", "gsm8k"} and "lab/nothing-here" in lost["gone"]
-
-
-def test_all_sources_are_loaded_that_were_found_and_one_at_least(tmp_path):
-    path = tmp_path / "made.jsonl"
-    path.write_text(json.dumps({"prompt": "Q?", "chosen": "Yes.", "rejected": "No."}))
-    made, gone = Source("made", str(path)), Source("gone", "somebody/gone")
-    by_name, rows, lost = source_loading.load_all([made, gone], {"made": find(made)}, None, 1, False)
-    assert list(by_name) == list(rows) == ["made"] and by_name["made"].columns["prompt"] == "prompt" and not lost
-    with pytest.raises(ValueError, match="No source could be reached"):
-        source_loading.load_all([made, gone], {}, None, 1, True)

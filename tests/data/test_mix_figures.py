@@ -1,17 +1,13 @@
 """The pictures of a mix: each shows the numbers of its ledger, says them in words, and can be read."""
 
-import io
-import time
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
-from matplotlib.text import Text
 
 from utils.data import mix_figures
-from utils.figures import SEQUENCE, as_table
+from utils.figures import as_table
 from utils.train.profiles import PROFILES
 
 REASONS = [
@@ -96,15 +92,6 @@ def ledger(request) -> pd.DataFrame:
     return made_up(REAL if request.param == "real" else SMALL)
 
 
-def draw_all(ledger: pd.DataFrame) -> dict[str, tuple]:
-    return {
-        "waterfall": mix_figures.plot_waterfall(ledger, REASONS),
-        "ratings": mix_figures.plot_ratings(ledger, SOURCES),
-        "lengths": mix_figures.plot_lengths(ledger),
-        "budget": mix_figures.plot_budget(mix_figures.token_budget(ledger, PROFILES)),
-    }
-
-
 # --- the account -----------------------------------------------------------------------------------------------
 
 FEW = ledger_of(
@@ -123,28 +110,6 @@ def test_the_account_counts_every_row_once():
     columns = ["source", "rows in", "no score", "score too low", "same prompt", "a reason of its own", "kept"]
     assert list(table.columns) == columns
     assert table.to_numpy().tolist() == [["b", 4, 1, 2, 0, 0, 1], ["a", 3, 0, 0, 1, 1, 1], ["all", 7, 1, 2, 1, 1, 2]]
-
-
-@pytest.mark.parametrize("form", ["object", "category", "index used twice"])
-def test_the_account_does_not_depend_on_the_frames_form(form):
-    ledger = FEW.copy()
-    if form == "index used twice":
-        ledger.index = [0, 1, 0, 1, 0, 1, 0]
-    else:
-        ledger = ledger.astype({"source": form, "reason": form})
-    pd.testing.assert_frame_equal(mix_figures.account(ledger, REASONS), mix_figures.account(FEW, REASONS))
-
-
-def test_nothing_dropped_and_nothing_at_all():
-    kept = FEW[FEW["reason"].isna()]
-    assert mix_figures.account(kept, REASONS).to_numpy().tolist() == [["b", 1, 1], ["a", 1, 1], ["all", 2, 2]]
-    assert mix_figures.account(FEW[:0], REASONS).to_numpy().tolist() == [["all", 0, 0]]
-    assert "Dropped, in this order: nothing." in mix_figures.plot_waterfall(kept, REASONS)[1]
-
-
-def test_a_row_without_a_source_is_no_row_that_vanishes():
-    with pytest.raises(ValueError, match="do not add up to the 8 lines"):
-        mix_figures.account(pd.concat([FEW, FEW[:1].assign(source=None)]), REASONS)
 
 
 def test_the_account_of_all_rows_adds_up(ledger):
@@ -192,24 +157,6 @@ def test_the_waterfall_falls_from_all_rows_to_those_kept(ledger):
     assert f"{len(ledger):,} rows from 7 sources to {table.loc['all', 'kept']:,} that are kept" in alt
 
 
-def test_a_bar_too_short_to_be_seen_has_a_line_in_its_place(ledger):
-    (axis,) = mix_figures.plot_waterfall(ledger, REASONS)[0].axes
-    for line, pieces in enumerate(bars_of(axis)[1:], start=1):
-        end = pieces["truthy"][1]
-        assert any(set(mark.get_xdata()) == {end} and max(mark.get_ydata()) > line for mark in axis.lines)
-
-
-def test_a_source_has_one_colour_in_every_figure(ledger):
-    figures = draw_all(ledger)
-    colours = dict(zip(NAMES, (colour.lower() for colour in SEQUENCE), strict=True))
-    (axis,) = figures["waterfall"][0].axes
-    assert {bars.get_label(): to_hex(bars[0].get_facecolor()) for bars in axis.containers} == colours
-    left, right = figures["lengths"][0].axes
-    lines = {line.get_label(): line.get_color().lower() for line in right.lines if line.get_label()[0] != "_"}
-    assert lines == colours | {"all": "black"}
-    assert [to_hex(bar.get_facecolor()) for bar in left.patches] == list(colours.values())
-
-
 # --- the ratings -----------------------------------------------------------------------------------------------
 
 
@@ -235,44 +182,6 @@ def test_ratings_are_divided_at_the_threshold():
     assert "ultrafeedback: threshold 5, reached by 2 of 5 ratings up to 5; 2 without a rating" in alt
 
 
-@pytest.mark.parametrize("ratings", [[9, 9.5, 8.5, 8.75, 8.99, 10], [0, 3, 9, 12], [9], [8.9]])
-def test_every_rating_is_in_a_bar_of_its_colour(ratings):
-    """Also one just below the threshold, and one outside of the scale."""
-    ledger = ledger_of(*(("math", rating, None, 1, 1, 1, None) for rating in ratings))
-    (axis,) = mix_figures.plot_ratings(ledger, SOURCES)[0].axes
-    kept, low = map(sum, zip(*heights(axis).values(), strict=True))
-    assert kept == sum(rating >= 9 for rating in ratings) and kept + low == len(ratings)
-
-
-def test_only_sources_with_ratings_have_a_panel(ledger):
-    figure, alt = mix_figures.plot_ratings(ledger, SOURCES)
-    titles = [axis.get_title().split(":")[0] for axis in figure.axes]
-    assert titles == NAMES[:4]
-    for axis, source in zip(figure.axes, SOURCES, strict=False):
-        part = ledger[ledger["source"] == source.name]["rating"]
-        assert axis.get_title() == f"{source.name}: {part.isna().sum():,} without a rating"
-        kept, low = map(sum, zip(*heights(axis).values(), strict=True))
-        assert (kept, low) == ((part >= source.at_least).sum(), (part < source.at_least).sum())
-        low, high = axis.get_xlim()
-        assert low < 1 and high > source.best
-
-
-def test_three_panels_leave_the_fourth_place_empty(ledger):
-    figure, _ = mix_figures.plot_ratings(ledger, SOURCES[:3])
-    assert [axis.axison for axis in figure.axes] == [True, True, True, False]
-
-
-def test_ratings_without_a_threshold_and_no_ratings():
-    ledger = ledger_of(("a", 4, None, 1, 1, 1, None), ("b", NONE, None, 1, 1, 1, None))
-    figure, alt = mix_figures.plot_ratings(ledger, [rule("a"), rule("b")])
-    (axis,) = figure.axes
-    assert heights(axis) == {4: (1, 0)} and "a: no threshold, reached by 1 of 1" in alt
-    assert not [line for line in axis.lines if line.get_linestyle() == "--"]
-    for sources in ([rule("b")], [rule("a source of no rows")], []):
-        figure, alt = mix_figures.plot_ratings(ledger, sources)
-        assert alt == "Histograms of the ratings. No source has any." and figure.axes[0].get_title() in alt
-
-
 # --- the lengths -----------------------------------------------------------------------------------------------
 
 
@@ -293,28 +202,6 @@ def test_the_share_that_does_not_fit_is_that_of_whole_pairs():
     assert right.get_title() == "Pairs that do not fit: 100.0 % of all at 3"
 
 
-def test_boxes_show_quartiles_and_medians(ledger):
-    left, right = mix_figures.plot_lengths(ledger)[0].axes
-    medians = [line for line in left.lines if len(set(line.get_ydata())) == 2 and max(line.get_ydata()) % 1]
-    known = ledger.dropna(subset=["prompt_tokens"])
-    for name, bar, median in zip(NAMES, left.patches, medians, strict=False):
-        part = known[known["source"] == name]
-        whole = part["prompt_tokens"] + np.maximum(part["chosen_tokens"], part["rejected_tokens"])
-        quartiles = whole.quantile([0.25, 0.5, 0.75]).tolist()
-        box = [bar.get_x(), median.get_xdata()[0], bar.get_x() + bar.get_width()]
-        assert box == pytest.approx(quartiles)
-    assert left.get_xscale() == right.get_xscale() == "log"
-    (all_pairs,) = [line for line in right.lines if line.get_label() == "all"]
-    whole = known["prompt_tokens"] + np.maximum(known["chosen_tokens"], known["rejected_tokens"])
-    shares = [100 * (whole > window).mean() for window in (512, 768, 1024, 1536, 2048)]
-    assert list(all_pairs.get_ydata()) == pytest.approx(shares)
-
-
-def test_no_lengths_is_said():
-    with pytest.raises(ValueError, match="No pair has its tokens counted"):
-        mix_figures.plot_lengths(FEW[FEW["prompt_tokens"].isna()])
-
-
 # --- the budget ------------------------------------------------------------------------------------------------
 
 # 853,000 tokens in 1,000 pairs, as the hours of a profile are stated for
@@ -331,127 +218,4 @@ def test_the_budget_is_that_of_the_train_pairs():
     assert everything["hours"] == pytest.approx({name: profile.hours / 500 for name, profile in PROFILES.items()})
 
 
-def test_a_budget_of_nothing_is_an_error():
-    with pytest.raises(ValueError, match="No train pair"):
-        mix_figures.token_budget(ledger_of(*NOT_COUNTED), PROFILES)
-
-
-def test_the_rows_of_the_table_are_in_words():
-    rows = mix_figures.budget_rows(mix_figures.token_budget(ledger_of(*COUNTED), PROFILES))
-    assert rows[0] == {
-        "pairs": "1,000",
-        "tokens in the stock trainer": "853,000",
-        "distinct tokens": "653,000",
-        "on cpu": "14 days",
-        "on t4": "3.7 h",
-        "on l4": "2 h",
-        "on a100": "45 min",
-        "on h100": "15 min",
-    }
-    assert "853,000" in as_table(rows).to_html()
-
-
-@pytest.mark.parametrize(
-    ("hours", "words"),
-    [
-        (0.001, "0.06 min"),
-        (0.99, "59 min"),
-        (1, "1 h"),
-        (47.9, "48 h"),
-        (48, "2 days"),
-        (8760, "360 days"),
-        (1e6, "110 years"),
-    ],
-)
-def test_times_in_words(hours, words):
-    assert mix_figures.in_words(hours) == words
-
-
-def test_the_budget_is_drawn_on_log_axes(ledger):
-    budgets = mix_figures.token_budget(ledger, PROFILES)
-    figure, alt = mix_figures.plot_budget(budgets)
-    left, right = figure.axes
-    assert left.get_xscale() == right.get_xscale() == "log"
-    assert [label.get_text() for label in right.get_yticklabels()] == list(PROFILES)
-    for number, budget in enumerate(budgets):
-        stock, distinct = budget["tokens in the stock trainer"], budget["distinct tokens"]
-        assert list(left.lines[number].get_xdata()) == [stock, distinct] and stock > distinct
-        assert list(right.lines[number].get_xdata()) == list(budget["hours"].values())
-        for words in (f"pairs {budget['pairs']:,}", f"{stock:,}", f"{distinct:,}"):
-            assert words in alt
-    written = [text.get_text() for text in right.texts]
-    for budget in budgets:
-        assert all(mix_figures.in_words(hours) in written for hours in budget["hours"].values())
-    figure.canvas.draw()
-    for text in right.texts:  # beside its point, and not upon it
-        point = right.transData.transform(text.xy)[0]
-        assert not text.get_window_extent().x0 - 3 < point < text.get_window_extent().x1 + 3
-    pairs = (ledger["split"] == "train").sum()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1,000 pairs", f"all {pairs:,} train pairs"]
-
-
 # --- all of them -----------------------------------------------------------------------------------------------
-
-
-def texts_of(figure) -> list[Text]:
-    """All that is written; ticks that lie outside of an axis exist, but are not drawn."""
-    axes = [axis for axis in figure.axes if axis.axison]
-    texts = list(figure.texts)
-    texts += [text for axis in axes for text in (axis.title, axis.xaxis.label, axis.yaxis.label, *axis.texts)]
-    legends = figure.legends + [axis.get_legend() for axis in axes if axis.get_legend()]
-    texts += [text for legend in legends for text in (*legend.get_texts(), legend.get_title())]
-    for shown in [*axes, *(child for axis in axes for child in axis.child_axes)]:
-        for side in (shown.xaxis, shown.yaxis):
-            low, high = sorted(side.get_view_interval())
-            ticks = [*side.get_major_ticks(), *side.get_minor_ticks()]
-            seen = [tick for tick in ticks if low <= tick.get_loc() <= high]
-            texts += [label for tick in seen for label in (tick.label1, tick.label2)]
-    return [text for text in texts if text.get_visible() and text.get_text().strip()]
-
-
-def overlapping(figure) -> list[tuple[str, str]]:
-    """Pairs of texts that lie upon each other, and texts that are not whole within the figure."""
-    figure.canvas.draw()
-    frame, found = figure.bbox.padded(1), []
-    boxes = [(text.get_text().strip(), text.get_window_extent().padded(-0.5)) for text in texts_of(figure)]
-    for number, (text, box) in enumerate(boxes):
-        if not (frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)):
-            found.append((text, "the edge"))
-        found += [(text, other) for other, its_box in boxes[number + 1 :] if box.overlaps(its_box)]
-    return found
-
-
-@pytest.mark.parametrize("name", ["waterfall", "ratings", "lengths", "budget"])
-def test_no_text_lies_on_another(ledger, name):
-    assert not overlapping(draw_all(ledger)[name][0])
-
-
-def test_texts_that_lie_on_each_other_are_found():
-    figure, _ = mix_figures.plot_waterfall(made_up(SMALL), REASONS)
-    figure.axes[0].text(600, 0, "an intruder", va="center")
-    figure.text(0.99, 0.1, "beyond the edge")
-    assert overlapping(figure) == [("beyond the edge", "the edge"), ("600", "an intruder")]
-
-
-def test_every_kind_of_text_is_looked_at():
-    figures = draw_all(made_up(SMALL))
-    words = {}
-    for name, (figure, _) in figures.items():
-        figure.canvas.draw()
-        words[name] = {text.get_text().strip() for text in texts_of(figure)}
-    assert {"rows in", "kept", "600", "truthy", "rows"} <= words["waterfall"]
-    assert {"threshold 9", "1", "10", "rows", "capybara: 1 without a rating"} <= words["ratings"]
-    assert {"all", "2,048", "% of pairs", "500"} <= words["lengths"] and any(
-        "math (" in word for word in words["lengths"]
-    )
-    assert {"1,000 pairs", "a100", "1 h", "Tokens of one epoch"} <= words["budget"]
-
-
-def test_everything_is_drawn_from_the_whole_mix_in_no_time():
-    ledger = made_up(REAL)
-    assert len(ledger) == 93_299
-    draw_all(made_up(SMALL))  # what matplotlib loads at its first figure is not counted
-    start = time.process_time()
-    for figure, _ in draw_all(ledger).values():
-        figure.savefig(io.BytesIO(), format="png", dpi=110)
-    assert time.process_time() - start < 3

@@ -1,6 +1,5 @@
 """The files of a mix: written, read back, found again, published and described, with what was left out."""
 
-import hashlib
 import json
 from collections import Counter
 from types import SimpleNamespace
@@ -91,16 +90,6 @@ def test_a_mix_that_was_written_anew_is_read_anew(parts, folder):
     ]
 
 
-def test_a_folder_of_before_is_replaced(parts, folder):
-    half = parts.ledger.copy()
-    half.loc[half.source == "mine", ["split", "reason"]] = [None, "over the cap"]
-    report = parts.report | {"sources": mix_files.count(half, parts.chosen, parts.origins, parts.lost)}
-    write_mix(folder, parts.pairs, half, report)
-    rows, test_rows = loading.load_splits(str(folder))
-    assert {row["source"] for row in (*rows, *test_rows)} == {"math", "truthy"}
-    assert find_report(str(folder), None)["totals"]["train"] == len(rows)
-
-
 def test_the_ledger_says_of_every_row_what_became_of_it(parts, folder):
     ledger = pd.read_parquet(folder / "ledger.parquet")
     assert list(ledger.columns) == ["source", "row", "rating", "reason", "told", "twin", "item", "match", "split"]
@@ -132,26 +121,6 @@ def test_the_report_adds_up(parts, folder):
     math = report["sources"]["math"]
     assert math["revision"] == parts.origins["math"].commit and math["host"] == "stand-in at 127.0.0.1"
     assert (math["rule"], math["licence"], math["published"]) == ("chosen_rating >= 9", "apache-2.0", 2181)
-
-
-def test_the_report_knows_the_data_by_their_bytes(parts, folder):
-    report = find_report(str(folder), None)
-    assert report["sha256"] == {
-        f"{split}.parquet": hashlib.sha256((folder / f"{split}.parquet").read_bytes()).hexdigest()
-        for split in ("train", "test")
-    }
-    again = write_mix(folder.parent / "again", parts.pairs, parts.ledger, parts.report)
-    assert again == report and again != parts.report  # the same mix has the same bytes; and nobody's dict is changed
-
-
-def test_what_was_left_out_is_told(parts, folder):
-    report, card = find_report(str(folder), None), (folder / "README.md").read_text()
-    gone = report["sources"]["gone"]
-    assert set(gone) == {"repository", "rule", "published", "left_out"} and "lab/gone" in gone["left_out"]
-    assert report["benchmarks"]["arc"]["left_out"] == "The Hub has no such benchmark."
-    assert "| gone: lab/gone | left out: it could not be reached |" in card
-    assert "| arc: allenai/ai2_arc | **not checked**: it could not be reached |" in card
-    assert "Preference pairs from 3 sources" in card
 
 
 def test_items_are_counted_for_whatever_reason_a_row_is_dropped(parts):
@@ -209,21 +178,6 @@ def test_the_card_is_accepted_and_its_splits_are_loaded(hub, folder):
     assert loaded["train"].column_names == ["source", "prompt", "chosen", "rejected"]
 
 
-def test_the_card_tells_sources_counts_and_settings(parts, folder):
-    card = (folder / "README.md").read_text()
-    math = find_report(str(folder), None)["sources"]["math"]
-    row = f"| math: {math['repository']} | `{math['revision'][:10]}`, stand-in at 127.0.0.1 | apache-2.0 | "
-    assert f"{row}chosen_rating >= 9 | {math['rows']} | {math['train']} | {math['test']} |" in card
-    assert "| mine | empty answer 7 |" in card and "a pair longer than 1,024 tokens is dropped" in card
-    assert "share 80 % or more of their runs of five words" in card and stand_ins.BASE_MODEL in card
-    assert f"| gsm8k: openai/gsm8k | `{parts.origins['gsm8k'].commit[:10]}`, stand-in at 127.0.0.1 | 24 | " in card
-    tables = [line for line in card.splitlines() if line.startswith("|")]
-    assert len(tables) == 2 + 4 + 2 + 3 + 2 + 3 and "{" not in "".join(tables)
-    report = mix_files.write_mix(folder, parts.pairs, parts.ledger, parts.report | {"benchmarks": {}})
-    assert "None was checked against." in mix_files.data_card(report, title="Mine")
-    assert "\n# Mine\n" in mix_files.data_card(report, title="Mine")
-
-
 def test_no_file_tells_a_local_path(parts, tmp_path):
     """Where a source, or the base whose tokenizer counts, lies on this machine is nobody else's business."""
     report = parts.report | {"tokenizer": {"repository": "/home/ada/my-secret-base", "revision": None}}
@@ -237,25 +191,6 @@ def test_no_file_tells_a_local_path(parts, tmp_path):
 
 
 # --- finding ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("text", ["", "[]", "3", "null", '{"sources": {}}', '"sources sha256 totals"', "\x00"])
-def test_somebody_elses_report_is_none(tmp_path, text):
-    (tmp_path / "report.json").write_text(text)
-    assert find_report(str(tmp_path), None) is None
-
-
-def test_other_data_have_no_report(hub, tmp_path, unreachable):
-    (tmp_path / "pairs.jsonl").write_text("{}\n")
-    assert find_report(str(tmp_path), None) is find_report(str(tmp_path / "pairs.jsonl"), None) is None
-
-
-def test_other_data_on_the_hub_have_no_report(hub, tmp_path):
-    commit = HfApi().dataset_info(stand_ins.ORPO_MIX).sha
-    assert find_report(stand_ins.ORPO_MIX, commit) is None
-    (tmp_path / "report.json").write_text("no JSON at all")
-    hub.add_repo("lab/with-a-report", "dataset")
-    assert find_report("lab/with-a-report", hub.commit_folder("lab/with-a-report", tmp_path, "dataset")) is None
 
 
 def test_fault_a_hub_that_fails_is_not_taken_for_one_without_a_report(hub, folder, monkeypatch):
@@ -278,24 +213,6 @@ def test_a_mix_is_pushed_in_one_commit_privately_and_only_what_is_on_the_list(hu
     rows, test_rows = loading.load_splits("learner/pushed", commit, token="practice-read")
     assert list(rows) == pairs_of(parts, "train") and list(test_rows) == pairs_of(parts, "test")
     assert find_report("learner/pushed", commit, "practice-read") == find_report(str(folder), None)
-
-
-def test_a_second_push_replaces_the_first_and_nothing_else(hub, parts, folder, tmp_path):
-    first = push_mix(folder, "learner/twice", WRITE, private=False)
-    assert not hub.repos["dataset", "learner/twice"]["private"]
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "LICENSE").write_text("theirs")
-    hub.commit_folder("learner/twice", tmp_path / "other", repo_type="dataset")
-    report = write_mix(folder, parts.pairs, parts.ledger, parts.report | {"benchmarks": {}})
-    second = push_mix(folder, "learner/twice", WRITE, private=False)
-    assert set(hub.files("learner/twice", "dataset")) - {".gitattributes"} == {*FILES, "LICENSE"}
-    assert find_report("learner/twice", second) == report != find_report("learner/twice", first)
-
-
-def test_a_public_data_set_is_not_taken_for_a_private_one(hub, folder):
-    push_mix(folder, "learner/open-mix", WRITE, private=False)
-    with pytest.raises(PermissionError, match="open-mix is there already, and public: make it private at .*/datasets/"):
-        push_mix(folder, "learner/open-mix", WRITE)
 
 
 def test_a_token_that_may_only_read_pushes_nothing(hub, folder):

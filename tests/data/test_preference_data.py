@@ -71,31 +71,6 @@ def test_a_file_of_another_format_is_refused(tmp_path):
         loading.load_splits(str(path))
 
 
-@pytest.mark.parametrize("train, test", [("train", "test"), ("train_prefs", "test_prefs")])
-def test_a_folder_has_its_own_splits(tmp_path, rows, train, test):
-    for split, part in ((train, rows[:4]), (test, rows[4:])):
-        Dataset.from_list(part).to_parquet(tmp_path / f"{split}.parquet")
-    splits = "".join(f"\n  - split: {split}\n    path: {split}.parquet" for split in (train, test))
-    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:{splits}\n---\n")
-    assert [list(part) for part in loading.load_splits(str(tmp_path), split=train)] == [rows[:4], rows[4:]]
-    alone, none = loading.load_splits(str(tmp_path), split=test)
-    assert list(alone) == rows[4:] and none is None  # a split is never tested on itself
-    with pytest.raises(ValueError, match=f"no split 'validation': set split to one of {train}, {test}"):
-        loading.load_splits(str(tmp_path), split="validation")
-
-
-def test_a_folder_that_has_changed_is_read_anew(tmp_path, rows):
-    """Also one with a card, which datasets would take from its cache as it was."""
-    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train.parquet\n---\n"
-    (tmp_path / "README.md").write_text(card)
-    loaded = []
-    for part in (rows, rows[::-1], rows[:2]):
-        Dataset.from_list(part).to_parquet(tmp_path / "train.parquet")
-        loaded.append(loading.load_splits(str(tmp_path))[0])
-        assert list(loaded[-1]) == part
-    assert list(loaded[0]) == rows  # what is open stays what it was
-
-
 def test_a_data_set_of_several_configurations_asks_which(tmp_path, rows):
     for name, part in (("easy", rows[:2]), ("hard", rows[2:])):
         (tmp_path / name).mkdir()
@@ -120,35 +95,6 @@ def test_fault_a_data_set_with_a_script_is_refused_and_nothing_runs(hub, tmp_pat
     assert not ran.exists()
 
 
-def test_the_mix_is_loaded_from_the_hub_at_its_tag(hub):
-    commit, _ = hub_access.resolve_revision(stand_ins.ORPO_MIX, "v1.0", "dataset")
-    rows, test_rows = loading.load_splits(stand_ins.ORPO_MIX, commit)
-    assert list(rows) == list(loading.load_splits(str(stand_ins.ALL_DATA[stand_ins.ORPO_MIX]))[0]) and test_rows is None
-
-
-def test_the_commit_decides_and_not_what_came_after(hub, tmp_path, rows):
-    repo = "learner/moving-pairs"
-    hub.add_repo(repo, "dataset")
-    for number, part in enumerate((rows, rows[:2])):
-        Dataset.from_list(part).to_parquet(tmp_path / "train.parquet")
-        hub.commit_folder(repo, tmp_path, repo_type="dataset", tag=f"v{number}")
-    old, _ = hub_access.resolve_revision(repo, "v0", "dataset")
-    new, _ = hub_access.resolve_revision(repo, None, "dataset")
-    assert [len(loading.load_splits(repo, commit)[0]) for commit in (old, new)] == [6, 2]
-
-
-def test_a_private_data_set_needs_the_token(hub, tmp_path, rows):
-    from datasets.exceptions import DatasetNotFoundError
-
-    repo = "learner/private-pairs"
-    hub.add_repo(repo, "dataset", private=True)
-    Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
-    commit = hub.commit_folder(repo, tmp_path, repo_type="dataset")
-    with pytest.raises(DatasetNotFoundError):
-        loading.load_splits(repo, commit)
-    assert len(loading.load_splits(repo, commit, token="practice-read")[0]) == len(rows)
-
-
 # --- choosing --------------------------------------------------------------------------------------------------
 
 
@@ -162,10 +108,6 @@ def mix():
 def held_out():
     """Rows whose prompts stand in no other data."""
     return Dataset.from_list([raw_row(f"Held out {number}?") for number in range(20)])
-
-
-def split_of(pairs) -> dict[str, list[dict]]:
-    return {name: list(part) for name, part in pairs.items()}
 
 
 @pytest.mark.parametrize(
@@ -199,19 +141,6 @@ def test_pairs_that_teach_nothing_are_dropped_and_counted():
         assert account_is_complete(report)
         kept = [words(pair) for part in pairs.values() for pair in part]
         assert kept and all(prompt.startswith("good") for prompt in kept)
-
-
-@pytest.mark.parametrize("num_train, num_eval", [(200, 40), (50, 50), (None, 60), (1000, 100), (1, 1)])
-def test_kept_and_dropped_are_what_was_examined(mix, num_train, num_eval):
-    def problem(pair):
-        return "it is short" if len(words(pair)) % 7 == 0 else preference_data.answer_problem(pair)
-
-    pairs, report = preference_data.split_pairs(mix, num_train, num_eval, problem)
-    assert account_is_complete(report) and 0 < report.as_dict()["examined"] <= len(mix)
-    assert report.as_dict()["kept"] == {name: len(part) for name, part in pairs.items()}
-    assert len(pairs["train"]) <= (num_train or len(mix)) and len(pairs["test"]) <= num_eval
-    if num_train == 200:
-        assert report.as_dict()["kept"] == {"train": 200, "test": 40} and report.as_dict()["dropped"]["it is short"] > 0
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -248,20 +177,6 @@ def test_a_test_split_is_what_is_evaluated_on(mix, held_out):
     assert not any(words(pair).startswith("held out") for pair in pairs["train"])
 
 
-def test_all_rows_are_taken_where_no_number_is_given(mix, held_out):
-    pairs, _ = preference_data.split_pairs(mix, None, 5, lambda pair: None, eval_rows=held_out)
-    wanted = Counter(words(preference_data.to_pair(row)) for row in mix)
-    assert Counter(words(pair) for pair in pairs["train"]) == wanted
-
-
-def test_the_seed_decides_the_choice(mix):
-    chosen = [
-        split_of(preference_data.split_pairs(mix, 100, 20, lambda pair: None, seed=seed)[0]) for seed in (7, 7, 8)
-    ]
-    assert chosen[0] == chosen[1]
-    assert chosen[0]["train"] != chosen[2]["train"]
-
-
 def test_a_prompt_keeps_its_side_over_seeds(mix):
     sides: dict[str, set[str]] = {}
     for seed in (1, 2):
@@ -289,12 +204,6 @@ def test_nothing_left_stops_with_the_account(rows, eval_rows, verb):
     assert f"No pair is left to {verb} on" in text and "MAX_LENGTH" in text
     dropped = rows + (eval_rows if eval_rows > 1 else 0)
     assert re.search(rf"dropped\s+{dropped}\s+prompt too long, e\.g\. '(Question|Held out)", text)
-
-
-def test_nothing_to_evaluate_on_stops_too():
-    data = Dataset.from_list([raw_row(f"Question {number}?") for number in range(30)])
-    with pytest.raises(ValueError, match="No pair is left to evaluate on"):
-        preference_data.split_pairs(data, 10, 5, lambda pair: None, eval_rows=data.select([]))
 
 
 # --- the account and the hash ----------------------------------------------------------------------------------
@@ -326,13 +235,6 @@ def test_the_hash_sees_words_and_neither_case_nor_spacing():
     assert hashed("What is it?", "Why?") != hashed("Why?")
 
 
-def test_the_hash_is_even():
-    """A share of the hashes' range holds that share of the prompts: 1,000 prompts, three standard deviations."""
-    hashes = [preference_data.prompt_hash({"prompt": [{"content": f"Question {number}?"}]}) for number in range(1000)]
-    assert all(0 <= value < 1 for value in hashes)
-    assert abs(sum(value < 0.2 for value in hashes) - 200) < 3 * (1000 * 0.2 * 0.8) ** 0.5
-
-
 @pytest.mark.parametrize("bad, column", [({"chosen": None}, "chosen"), ({"rejected": []}, "rejected")])
 def test_fault_in_one_row_is_named_with_source_row_and_column(bad, column):
     rows = [raw_row(f"Question {number}?") | {"source": "capybara"} for number in range(20)]
@@ -340,15 +242,6 @@ def test_fault_in_one_row_is_named_with_source_row_and_column(bad, column):
     message = rf"Row 13 \(counted from 0\) of train, source 'capybara': column {column} is "
     with pytest.raises(ValueError, match=message):
         preference_data.split_pairs(rows, None, 4, lambda pair: None)
-
-
-@pytest.mark.parametrize("count, held_out", [(180, 36), (40, 8)])
-def test_small_data_is_not_all_held_out(count, held_out):
-    """200 pairs for evaluation are the default; of less data than that, a fifth is held out, give or take."""
-    rows = [raw_row(f"Question {number}?") for number in range(count)]
-    pairs, report = preference_data.split_pairs(rows, None, 200, lambda pair: None)
-    assert held_out / 2 <= len(pairs["test"]) <= 2 * held_out
-    assert len(pairs["train"]) + len(pairs["test"]) == count == report.as_dict()["examined"]
 
 
 # --- random rows -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from datasets import Dataset
 from support import stand_ins
 
 from utils.data.pairs import NotAPair, to_pair
-from utils.data.sources import ANSWERS, OTHERS, SEVEN, TEXTS, Source, apply_rule, choose, first_pair
+from utils.data.sources import ANSWERS, OTHERS, SEVEN, Source, apply_rule, choose
 
 EIGHTH = Source(  # as notebook 02 writes it out
     name="capybara-preferences",
@@ -86,24 +86,6 @@ def test_each_missing_score_or_raised_flag_has_its_reason():
     assert ledger.rating.isna().tolist() == [score is None or score != score for score in scores]
 
 
-@pytest.mark.parametrize(
-    "scores, kept", [([5, 4, 6], [True, False, True]), ([None, None, None], [False] * 3), ([], [])]
-)
-def test_whole_numbers_nothing_but_nulls_and_no_rows(scores, kept):
-    source = Source("made", "made", rating="score", at_least=5, unless="seen")
-    rows = Dataset.from_dict({"score": scores, "seen": [None] * len(scores)})
-    ledger = apply_rule(source, rows)
-    assert list(ledger.reason.isna()) == kept and ledger.rating.dtype == float
-
-
-def test_without_a_threshold_every_rating_is_noted_and_every_row_taken():
-    rows = rows_of(stand_ins.DPO_MIX)
-    ledger = apply_rule(by_name("dpo-mix-7k"), rows)
-    assert ledger.reason.isna().all() and list(ledger.rating) == rows["chosen_rating"][:]
-    ledger = apply_rule(by_name("truthy"), rows_of("jondurbin/truthy-dpo-v0.1"))
-    assert ledger.reason.isna().all() and ledger.rating.isna().all()
-
-
 def test_rules_are_written_over_the_sources_own_columns():
     assert {source.name: source.rule for source in MIXED} == {
         "capybara": "rating_chosen >= 5",
@@ -118,14 +100,6 @@ def test_rules_are_written_over_the_sources_own_columns():
     assert Source("made", "made", unless="seen").rule == "not seen"
     assert Source("made", "made", rating="score", at_least=4.5).rule == "score >= 4.5"
     assert Source("made", "made", rating="score").rule == "all rows"
-
-
-def test_the_published_counts_add_up():
-    listed = {source.name: source.published for source in SEVEN}
-    held = {source.name: source.in_mix or source.published for source in SEVEN}
-    assert sum(listed.values()) == 39_676 and sum(held.values()) == 39_703  # the rows of the mix at v1.0
-    assert {name for name in listed if listed[name] != held[name]} == {"prm"}
-    assert sum(held.values()) - held["capybara"] + EIGHTH.published == 44_245  # and at v1.2
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------
@@ -170,20 +144,6 @@ def planted(source: Source):
     return stand_ins.planted_rows(source.repository)
 
 
-def test_columns_are_read_once_and_only_those_that_are_needed():
-    assert by_name("intel-orca").needs == ["system", "input", "chosen", "rejected", "chosen_score", "in_gsm8k_train"]
-    assert by_name("capybara").needs == ["chosen", "rejected", "rating_chosen"]
-    assert by_name("stack-exchange").needs == ["question", "response_j", "response_k"]
-    assert Source("made", "made", columns=ANSWERS, rating="chosen").needs == ["chosen", "rejected"]
-
-
-def test_a_row_of_no_form_is_no_pair():
-    with pytest.raises(
-        ValueError, match="column chosen is None. The row has the columns chosen, prompt, rejected, source"
-    ):
-        by_name("toxic").pair({"prompt": "Hi?", "chosen": None, "rejected": "No."})
-
-
 def test_a_source_may_bring_a_mapper_of_its_own():
     def upside_down(row):
         return to_pair(row | {"chosen": row["rejected"], "rejected": row["chosen"]})
@@ -210,12 +170,6 @@ def test_the_seven_with_the_toxic_one_only_if_it_is_asked_for():
     assert names_of(["truthy", "math"], True, KNOWN) == ["truthy", "math"]
 
 
-def test_known_names_and_known_hub_ids_are_known_sources():
-    for source in KNOWN:
-        assert choose([source.name], False, KNOWN) == choose([source.repository], False, KNOWN) == [source]
-    assert choose("hh-rlhf", False, KNOWN) == [by_name("hh-rlhf")]  # a name alone is a list of one
-
-
 @pytest.mark.parametrize(
     "name, called",
     [
@@ -233,23 +187,6 @@ def test_a_misspelt_name_is_told_the_known_ones(name):
         choose(["math", name], False, KNOWN)
 
 
-def test_the_first_pair_passes_over_what_is_none():
-    rows = [{"prompt": "Q?", "chosen": None, "rejected": "No."}, {"prompt": "Q?", "chosen": "Yes.", "rejected": "No."}]
-    source = Source("made", "", TEXTS)
-    assert first_pair(source, rows) == (rows[1], source.pair(rows[1]))
-    for left, told in ((rows[:1], "column chosen is None"), ([], "it has no rows")):
-        with pytest.raises(ValueError, match=f"Source made holds no pair at all: {told}"):
-            first_pair(source, left)
-
-
-def test_an_unknown_name_may_be_a_file_or_a_folder(tmp_path):
-    (tmp_path / "my.pairs.jsonl").touch()
-    (tmp_path / "v0.2").mkdir()
-    files = [str(tmp_path / "my.pairs.jsonl"), str(tmp_path / "v0.2"), str(tmp_path) + "/"]
-    assert names_of(files, False, KNOWN) == ["my.pairs", "v0.2", tmp_path.name]
-    assert [source.repository for source in choose(files, False, KNOWN)] == files
-
-
 @pytest.mark.parametrize(
     "names",
     [["math", "truthy", "math"], ["math", "argilla/distilabel-math-preference-dpo"], ["math", "somebody/math"]],
@@ -258,13 +195,3 @@ def test_an_unknown_name_may_be_a_file_or_a_folder(tmp_path):
 def test_what_is_named_twice_is_refused(names):
     with pytest.raises(ValueError, match="SOURCES has math twice: take one out, or rename a file"):
         choose(names, False, KNOWN)
-
-
-def test_nothing_is_refused():
-    with pytest.raises(ValueError, match="SOURCES is empty: name one or more of capybara, intel-orca"):
-        choose([], False, KNOWN)
-
-
-def test_every_source_has_its_own_name_and_place():
-    assert len({source.name for source in KNOWN}) == len({source.repository for source in KNOWN}) == len(KNOWN) == 11
-    assert [source.name for source in SEVEN] == NAMES

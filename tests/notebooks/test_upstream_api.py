@@ -59,6 +59,7 @@ ATTRIBUTES = {"wandb.Run.settings": "wandb.Settings", "wandb.run": "wandb.Run"}
 # Where a **kwargs leads. A keyword that only disappears in one counts as unknown: it would be ignored, or fail later.
 KWARGS_GO_TO = {
     "transformers.AutoModelForCausalLM.from_pretrained": ["transformers.PreTrainedModel.from_pretrained"],
+    "transformers.AutoModel.from_pretrained": ["transformers.PreTrainedModel.from_pretrained"],
     "transformers.AutoModelForCausalLM.from_config": ["transformers.PreTrainedModel._from_config"],
     "transformers.AutoTokenizer.from_pretrained": ["transformers.PreTrainedTokenizerBase.from_pretrained"],
     "transformers.AutoConfig.from_pretrained": ["transformers.PreTrainedConfig.from_pretrained"],
@@ -433,39 +434,14 @@ def test_callbacks_are_called_by_their_names():
 RENAMED = [
     ("from trl.experimental.orpo import ORPOConfig\nORPOConfig(lambda_=1)", "ORPOConfig takes no lambda_="),
     ("from trl.experimental.orpo import CPOTrainer", "trl.experimental.orpo has no CPOTrainer"),
-    ("import trl.experimental.orpo_v2", "trl.experimental has no orpo_v2"),
-    ("from trl.orpo import ORPOConfig", "has no trl.orpo"),
     ("from peft import LoraConfig as Lora\nLora(rank=8)", "peft.LoraConfig takes no rank="),
-    (
-        "from transformers import AutoModelForCausalLM as Auto\nAuto.from_pretrained(base, use_safetensor=True)",
-        "from_pretrained takes no use_safetensor=",
-    ),
-    (
-        "from transformers import AutoConfig\nAutoConfig.for_model('llama', hidden_sizes=8)",
-        "for_model takes no hidden_sizes=",
-    ),
-    ("from transformers import BitsAndBytesConfig\nBitsAndBytesConfig(load_in_3bit=True)", "takes no load_in_3bit="),
-    ("from datasets import load_dataset\nload_dataset(name, splits='train')", "load_dataset takes no splits="),
+    ("from transformers import AutoModel as A\nA.from_pretrained(b, use_safetensor=1)", "takes no use_safetensor="),
     ("import wandb\ncommon = {'projekt': 'x'}\nwandb.init(**common)", "wandb.init takes no projekt="),
-    ("import wandb\nwandb_run = wandb.init()\nprint(wandb_run.is_offline)", "wandb.Run has no is_offline"),
-    ("print(wandb_run.settings.sync_folder)", "wandb.Settings has no sync_folder"),
     ("from huggingface_hub import HfApi\napi = HfApi()\napi.upload_dir(x)", "HfApi has no upload_dir"),
-    ("from huggingface_hub import HfApi\nHfApi().create_repo(x, is_private=True)", "create_repo takes no is_private="),
-    ("import papermill\npapermill.execute_notebook(a, b, params={})", "execute_notebook takes no params="),
-    ("import bitsandbytes\nbitsandbytes.nn.Linear3bit", "bitsandbytes.nn has no Linear3bit"),
-    ("def f(model):\n    model.generate(x, max_token=3)", "<model>.generate takes no max_token="),
     ("def f(model, x):\n    return model(x, targets=x)", "<model> takes no targets="),
-    ("def f(tokenizer):\n    tokenizer(x, pad=True)", "<tokenizer> takes no pad="),
     ("def f(tokenizer):\n    tokenizer.pad_id = 3", "<tokenizer> has no pad_id"),
-    ("class Mine(Guard, ORPOTrainer): pass", None),
-    (
-        "from trl.experimental.orpo import ORPOTrainer\nclass Mine(Guard, ORPOTrainer): pass\nMine(tokenizer=t)",
-        "ORPOTrainer takes no tokenizer=",
-    ),
     ("trainer.train(resume=True)", "<trainer>.train takes no resume="),
-    ("trainer.state.write_json(path)", "<trainer>.state has no write_json"),
     ("from tokenizers import Tokenizer\ntokenizer = Tokenizer(m)\ntokenizer.pre_tokenizer = p", None),  # no PACKAGE
-    ("config: dict = {}\nconfig.pop('x')", None),
     ("from transformers import AutoTokenizer\nAutoTokenizer.from_pretrained(base, token=t, revision=r)", None),
 ]
 
