@@ -1,7 +1,7 @@
-"""Runs the series headless: practice hub, stand-ins under the real names, every notebook in order, one summary.
+"""Runs the series headless: practice hub, test models under the real names, every notebook in order, one summary.
 
-`python -m utils.practice.course [--only 05]`. The notebooks are run as they are; what is small about the run are these
-parameters and the environment that points the real clients at the practice hub. A new notebook joins by lying in
+`python -m utils.practice.course [--only 05]`. The notebooks run as they are; what is small about the run are these
+parameters and the environment that points the real clients at the practice hub. It finds a new notebook in
 `notebooks/`.
 """
 
@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -20,13 +21,10 @@ TOKEN = "practice-write"
 NEEDS = {"03": ["02"], "04": ["03"], "05": ["03"], "06": ["05"], "07": ["05"]}
 # A base of one million weights learns at a hundred times the rate of one of eight billion.
 PARAMETERS = {
-    "02": {"TEST_SHARE": 0.15},  # of some 670 pairs, for 03 evaluates on 64
+    "02": {"TEST_SHARE": 0.15},  # of some 670 pairs, because 03 evaluates on 64
     "03": {"NUM_PAIRS": 320, "NUM_EVAL_PAIRS": 64, "LEARNING_RATE": 2e-3},
-    "05": {
-        "PUSH_TO_HUB": True,
-        "MAX_SHARD_SIZE": "1MB",
-        "MAX_NEW_TOKENS": 40,
-    },  # small shards, so that there are several
+    # small shards, so that there are several
+    "05": {"PUSH_TO_HUB": True, "MAX_SHARD_SIZE": "1MB", "MAX_NEW_TOKENS": 40},
     "06": {"TASKS": ["TruthfulQA"], "LIMIT": 5, "MAX_NEW_TOKENS": 40, "PUSH_TO_HUB": True},
     "07": {"PUSH_SPACE": True, "MAX_NEW_TOKENS": 40},
     "08": {
@@ -52,12 +50,7 @@ class NotebookFailed(RuntimeError):
 
 
 def practice_environment(hub_url: str, home: Path) -> dict[str, str]:
-    """Return the environment in which the real clients talk to a practice hub, log offline and keep their caches apart.
-
-    Args:
-        hub_url: of a running practice hub.
-        home: folder for the clients' caches.
-    """
+    """Return variables with which the real clients talk to a practice hub, log offline and keep their caches apart."""
     return {
         "HF_ENDPOINT": hub_url,
         "HF_TOKEN": TOKEN,
@@ -66,6 +59,7 @@ def practice_environment(hub_url: str, home: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "0",
         "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets would tell the real Hub of every load
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",  # nobody watches, and each map would leave a bar
         "WANDB_MODE": "offline",
         "NO_PROXY": "127.0.0.1,localhost",
         "TOKENIZERS_PARALLELISM": "false",
@@ -74,38 +68,32 @@ def practice_environment(hub_url: str, home: Path) -> dict[str, str]:
 
 
 def run_notebook(path: Path, output: Path, parameters: dict, environment: dict[str, str]) -> dict:
-    """Execute one notebook with papermill, in a kernel of its own.
+    """Execute one notebook in a kernel of its own, and return the figures that it recorded.
 
-    Args:
-        path: the notebook.
-        output: where the executed copy goes, also if it fails.
-        parameters: papermill parameters; every one must exist.
-        environment: variables for the kernel.
-
-    Returns:
-        The figures that the notebook recorded with `utils.environment.record`.
-
-    Raises:
-        NameError: for a parameter that the notebook does not have; papermill would only warn, and run the default.
-        NotebookFailed: with the failing cell's source and error.
+    The executed copy goes to `output`, also if a cell fails; then `NotebookFailed` is raised. A parameter that the
+    notebook does not have raises `NameError`: papermill would only warn, and run the default.
     """
+    import nbformat
     import papermill
+    from traitlets.config import Config
 
     from utils.environment import METRICS_TYPE
 
     known = papermill.inspect_notebook(str(path))
-    if unknown := sorted(set(parameters) - set(known)):
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
         raise NameError(f"{path.name} has no parameter {', '.join(unknown)}. It has: {', '.join(known)}.")
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)  # the kernel inherits it
     try:
-        notebook = papermill.execute_notebook(
+        papermill.execute_notebook(
             str(path),
             str(output),
             parameters=parameters,
             cwd=str(ROOT),
             kernel_name="python3",
             progress_bar={"desc": path.stem},
+            config=Config({"AsyncKernelManager": {"transport": "ipc"}}),  # over TCP a kernel warns of listeners
         )
     except papermill.PapermillExecutionError as error:
         raise NotebookFailed(
@@ -113,7 +101,14 @@ def run_notebook(path: Path, output: Path, parameters: dict, environment: dict[s
         ) from error
     finally:
         for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        if output.exists():
+            notebook = nbformat.read(output, as_version=4)
+            remove_progress_bars(notebook)
+            nbformat.write(notebook, output)
     metrics = {}
     for cell in notebook.cells:
         for result in cell.get("outputs", []):
@@ -121,35 +116,54 @@ def run_notebook(path: Path, output: Path, parameters: dict, environment: dict[s
     return metrics
 
 
-def select(only: str | None = None) -> list[Path]:
-    """List the notebooks to run, in order: all, or one and what it needs.
+def remove_progress_bars(notebook) -> None:
+    """Take finished progress bars, which a page shows at 0 %, and their widgets out of an executed notebook."""
+    widgets = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
+    state = widgets.get("state", {})
 
-    Raises:
-        ValueError: if there is no notebook with this number.
-    """
+    def parts(model_id: str) -> set[str]:
+        found = {model_id}
+        for part in re.findall(r"IPY_MODEL_(\w+)", json.dumps(state.get(model_id, {}).get("state", {}))):
+            found |= parts(part)
+        return found
+
+    def is_bar(output) -> bool:
+        if output.output_type == "stream" and output.name == "stderr":
+            left = re.sub(r"\r[^\r\n]*\d\s*%?\|[^\r\n]*|\r[^\r\n]*\[\d\d:\d\d, [^\r\n]*", "", output.text)
+            return not left.strip()
+        view = output.get("data", {}).get("application/vnd.jupyter.widget-view+json")
+        if not view:
+            return False
+        inside = parts(view["model_id"])
+        if not any(state.get(part, {}).get("model_name") == "FloatProgressModel" for part in inside):
+            return False
+        for part in inside:
+            state.pop(part, None)
+        return True
+
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("data") != {} and not is_bar(output)]
+
+
+def select(only: str | None = None) -> list[Path]:
+    """List the notebooks to run, in order: all, or one and what it needs."""
     found = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
     if only is None:
         return list(found.values())
     if only not in found:
         raise ValueError(f"There is no notebook {only!r}. There are: {', '.join(found)}.")
-    wanted, queue = set(), [only]
-    while queue:
-        number = queue.pop()
-        wanted.add(number)
-        queue += NEEDS.get(number, [])
+    wanted = [only]
+    for number in wanted:  # which grows meanwhile
+        wanted += NEEDS.get(number, [])
     return [path for number, path in found.items() if number in wanted]
 
 
 def run_course(only: str | None = None, output: Path | None = None) -> dict:
-    """Run the notebooks on a practice hub of their own, and write `report.json` beside their executed copies.
+    """Run notebooks on a practice hub of their own until one fails; write `report.json` next to the executed copies.
 
-    Args:
-        only: number of one notebook, such as "05", to run with what it needs; `None` runs all.
-        output: folder, emptied first; `None` takes `artifacts/course`.
-
-    Returns:
-        `{"notebooks": [{"name", "ok", "seconds", "metrics", "artefact"}], "versions", "machine"}`; it ends at the
-        first failure.
+    The output folder, `artifacts/course` if none is given, is emptied first. Returns `{"notebooks": [{"name", "ok",
+    "seconds", "metrics", "artefact"}], "versions", "machine"}`; one that failed has its `error` too.
     """
     from utils import environment
     from utils.practice import stand_ins
@@ -159,9 +173,12 @@ def run_course(only: str | None = None, output: Path | None = None) -> dict:
     output = output or OUTPUT
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
-    report = {"notebooks": [], "versions": environment.versions(), "machine": _machine()}
+    device = environment.find_device()
+    machine = {"system": platform.platform(), "cores": os.cpu_count()}
+    machine |= {"device": device.name, "memory_gb": round(device.memory_gb, 1)}
+    report = {"notebooks": [], "versions": environment.versions(), "machine": machine}
     with PracticeHub(output / "hub") as hub:
-        print(f"Practice hub at {hub.url}: stand-ins under the real names, nothing leaves this machine.")
+        print(f"Practice hub at {hub.url}: test models under the real names, nothing leaves this machine.")
         stand_ins.publish(hub)
         settings = practice_environment(hub.url, output / "home")
         for path in select(only):
@@ -182,28 +199,16 @@ def run_course(only: str | None = None, output: Path | None = None) -> dict:
 
 
 def summary(report: dict) -> str:
-    """Return a report as a table of text: notebook, seconds, key figures, where the artefact lies."""
+    """Return a report as a table of text: notebook, seconds, key figures, where the artefact is."""
     lines = [f"{'notebook':<28} {'':<4} {'seconds':>7}  key figures; artefact"]
     for entry in report["notebooks"]:
-        figures = ", ".join(
-            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in entry["metrics"].items()
-        )
-        lines.append(f"{entry['name']:<28} {'ok' if entry['ok'] else 'FAIL':<4} {entry['seconds']:>7.1f}  {figures}")
+        figures = []
+        for key, value in entry["metrics"].items():
+            figures.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
+        ended = "ok" if entry["ok"] else "FAIL"
+        lines.append(f"{entry['name']:<28} {ended:<4} {entry['seconds']:>7.1f}  {', '.join(figures)}")
         lines.append(f"{'':<42} {os.path.relpath(entry['artefact'])}")
     return "\n".join(lines)
-
-
-def _machine() -> dict:
-    from utils.environment import find_device
-
-    device = find_device()
-    return {
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "device": device.name,
-        "memory_gb": round(device.memory_gb, 1),
-    }
 
 
 def main() -> int:
@@ -212,9 +217,8 @@ def main() -> int:
     parser.add_argument("--only", help="number of one notebook; what it needs runs first")
     report = run_course(parser.parse_args().only)
     print("\n" + summary(report))
-    failed = [entry for entry in report["notebooks"] if not entry["ok"]]
-    for entry in failed:
-        print(f"\n{entry['error']}", file=sys.stderr)
+    failed = [entry["error"] for entry in report["notebooks"] if not entry["ok"]]
+    print(*failed, sep="\n", file=sys.stderr)
     return 1 if failed else 0
 
 
