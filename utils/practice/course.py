@@ -63,6 +63,7 @@ def practice_environment(hub_url: str, home: Path) -> dict[str, str]:
         "WANDB_MODE": "offline",
         "NO_PROXY": "127.0.0.1,localhost",
         "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "passive",  # small models wait more than they compute, and a waiting thread would spin
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
 
