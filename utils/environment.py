@@ -118,6 +118,9 @@ def quiet_known_warnings() -> None:
 
     for chatty in ("torchao", "torch.utils._pytree"):  # torchao speaks of its own internals when it is imported
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    known = re.compile("remove_unused_columns|Failed to load CPU gemm_4bit|tokenizer has new PAD/BOS/EOS")
+    for chatty in ("trl.experimental.orpo.orpo_trainer", "bitsandbytes.backends.cpu.ops", "transformers.trainer_utils"):
+        logging.getLogger(chatty).addFilter(lambda record: not known.search(record.getMessage()))
     for message in [
         ".*trl.experimental.*",  # ORPO lives there; the version is pinned, and a test notices when it moves
         ".*gradient_checkpointing.*deprecated.*",  # the new name does not exist yet in the oldest supported version

@@ -56,7 +56,7 @@ def choose_pad_token(tokenizer, embedding_rows: int | None = None) -> str:
         raise ValueError(
             f"{tokenizer.name_or_path} has no end token, so no answer could ever stop. Choose another base model."
         )
-    if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+    if tokenizer.pad_token in tokenizer.get_vocab() and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return tokenizer.pad_token
     taken = {tokenizer.eos_token_id, tokenizer.bos_token_id}
     special = {

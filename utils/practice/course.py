@@ -22,7 +22,7 @@ NEEDS = {"03": ["02"], "04": ["03"], "05": ["03"], "06": ["05"], "07": ["05"]}
 # A base of one million weights learns at a hundred times the rate of one of eight billion.
 PARAMETERS = {
     "02": {"TEST_SHARE": 0.15},  # of some 670 pairs, because 03 evaluates on 64
-    "03": {"NUM_PAIRS": 320, "NUM_EVAL_PAIRS": 64, "LEARNING_RATE": 2e-3},
+    "03": {"NUM_PAIRS": 320, "NUM_EVAL_PAIRS": 64, "LEARNING_RATE": 2e-3, "MORE": {"max_new_tokens": 40}},
     # small shards, so that there are several
     "05": {"PUSH_TO_HUB": True, "MAX_SHARD_SIZE": "1MB", "MAX_NEW_TOKENS": 40},
     "06": {"TASKS": ["TruthfulQA"], "LIMIT": 5, "MAX_NEW_TOKENS": 40, "PUSH_TO_HUB": True},

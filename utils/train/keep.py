@@ -21,6 +21,7 @@ RUN_FILES = [
     "held_out.json",
     *[f"adapter/{pattern}" for pattern in KEPT_ADAPTER_FILES],
 ]
+SHOWN = {"nll": "nll_loss", "margin": "rewards/margins", "accuracy": "rewards/accuracies"}
 HOW = (
     "Run 03_train_with_orpo first; if it ran on another machine, set ARTIFACTS to the same Drive folder, or ADAPTER "
     "(in notebook 04 RUN) to the repository that was its KEEP_REPO. Without any, notebook 04 reads one of the "
@@ -117,11 +118,12 @@ def keep_run(trainer, plan, pairs, report, answers: dict[str, list[str]] | None 
         trainer: trained, after `guard`.
         pairs: `{"train": ..., "test": ...}` of conversations, as they were given to the trainer.
         report: of the dropped rows: a dict, or what has `as_dict()`.
-        answers: columns of a table for W&B, such as `{"prompt": [...], "base": [...], "after ORPO": [...]}`.
+        answers: columns of a table for W&B: prompts, answers before, answers after; one that ended has the end token.
 
     Returns:
         The contents of `run.json`: `eval` (`before` and `after`, metric -> value), `seconds`, `peak_memory_gb`, ...
     """
+    from utils import environment
     from utils.train import wandb_records
 
     folder, run = plan.folder, trainer.measured.wandb_run
@@ -140,6 +142,17 @@ def keep_run(trainer, plan, pairs, report, answers: dict[str, list[str]] | None 
     if plan.keep_repo:
         print(f"It is kept in {plan.keep_repo} @ {push_run(folder, plan.keep_repo, plan.token)}.")
         print(f"On another machine, notebook 05 finds it with ADAPTER = {plan.keep_repo!r}.")
+    end, (_, before, after) = trainer.processing_class.eos_token, (answers or {"": [], "a": [], "b": []}).values()
+    environment.record(
+        **{f"eval_{key}_before": record["eval"]["before"][name] for key, name in SHOWN.items()},
+        **{f"eval_{key}_after": record["eval"]["after"][name] for key, name in SHOWN.items()},
+        stopped_before=sum(text.endswith(end) for text in before),
+        stopped_after=sum(text.endswith(end) for text in after),
+        train_seconds=round(record["seconds"], 1),
+        pairs_per_second=record["pairs_per_second"],
+        predicted_peak_gb=record["predicted_peak_memory_gb"],
+        peak_memory_gb=record["peak_memory_gb"],
+    )
     return record
 
 

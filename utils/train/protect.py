@@ -91,9 +91,14 @@ def guard(trainer, plan, resume: bool = False):
 
 
 def load_pairs(plan, tokenizer):
-    """Load the pairs of a plan as `data.load_pairs` does, at the commit that `check_run` has looked up."""
-    from utils.data import loading
+    """Load the pairs of a plan as `data.load_pairs` does, at the commit that `check_run` has looked up.
 
+    The tokenizer gets a pad token that this base model has a row for, and the course's chat template.
+    """
+    from utils.data import chat_format, loading
+
+    rows = plan.base.skeleton.config.vocab_size if plan.base.skeleton is not None else None
+    chat_format.prepare_tokenizer(tokenizer, rows)
     asked = {key: plan.more[key] for key in ("truncate_answers", "seed") if key in plan.more}
     asked |= {key: plan.more[f"dataset_{key}"] for key in ("config", "split") if f"dataset_{key}" in plan.more}
     wanted = plan.num_pairs, plan.num_eval_pairs, plan.max_length

@@ -1,5 +1,6 @@
 """Widgets that explore what a cell has already computed."""
 
+from utils.widgets.batch import show_batch as show_batch
 from utils.widgets.curves import explore_curves as explore_curves
 from utils.widgets.loss import explore_loss as explore_loss
 from utils.widgets.loss import plot_loss_surface as plot_loss_surface
