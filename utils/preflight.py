@@ -59,7 +59,7 @@ def check_disk(needs: list[tuple[float, object, str]]) -> list[Check]:
         found = f"{needed_gb:.2f} GB for {', '.join(what for _, what in parts)}; {free_gb:.1f} GB free"
         mend = (
             f"free {max(0.1, needed_gb - free_gb):.1f} GB here, or take a machine with a larger disk; a new Colab "
-            "machine is empty, so first put what you trained on Drive or into KEEP_REPO"
+            "machine is empty, so first put what you trained on Drive, or into the keep_repo of notebook 03"
         )
         lines.append(Check("disk", needed_gb <= free_gb, found, mend))
     return lines

@@ -368,7 +368,7 @@ def test_a_run_that_has_just_begun_says_when_there_is_something(run_folder):
     (run_folder / "trainer_state.json").unlink()
     shutil.rmtree(run_folder / "checkpoints")
     (run_folder / "checkpoints").mkdir()
-    with pytest.raises(FileNotFoundError, match="just begun writes the first after SAVE_STEPS steps"):
+    with pytest.raises(FileNotFoundError, match="just begun writes the first after save_steps steps"):
         read_run(None, run_folder)
 
 

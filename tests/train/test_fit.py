@@ -89,8 +89,8 @@ def test_a_run_of_days_is_red_and_says_how_many_pairs_fit_into_a_session_but_doe
 
 
 def test_what_fits_with_fewer_pairs_at_once_says_which_profile_to_set():
-    assert "set PROFILE = 'a100'" in line(train(profile="h100"), "memory").mend
-    assert "set PROFILE = 't4'" in line(train(device=K80), "memory").mend
+    assert "the profile in MORE to 'a100'" in line(train(profile="h100"), "memory").mend
+    assert "the profile in MORE to 't4'" in line(train(device=K80), "memory").mend
 
 
 def test_the_trainer_that_is_asked_for_is_predicted():

@@ -304,7 +304,7 @@ def test_a_run_is_found_without_its_checkpoints(run_folder, with_checkpoint, tmp
 @pytest.mark.parametrize("given", [None, "learner/no-such-run", "somebody/private", "/no/such/folder", "no-such-run"])
 def test_what_is_not_there_is_told_in_one_sentence(hub, tmp_path, given):
     hub.add_repo("somebody/private", private=True, exist_ok=True)
-    with pytest.raises(FileNotFoundError, match="03_train_with_orpo.*Drive.*KEEP_REPO") as told:
+    with pytest.raises(FileNotFoundError, match="03_train_with_orpo.*Drive.*keep_repo") as told:
         keeping.find_adapter(given, tmp_path / "run", WRITE)
     assert "\n" not in str(told.value) and (given or str(tmp_path)) in str(told.value)
     if given is not None:

@@ -189,7 +189,7 @@ def test_one_pair_that_does_not_fit_says_what_to_do(build):
     trainer = build("trl", 1)
     trainer.most = 0
     before = adapter(trainer)
-    with pytest.raises(MemoryError, match="one pair in a pass.* Lower MAX_LENGTH, set TRAINER = 'fused'.* PROFILE"):
+    with pytest.raises(MemoryError, match="one pair in a pass.* Lower MAX_LENGTH, set TRAINER = 'fused'.* profile"):
         memory_limits.train_within_memory(trainer)
     assert torch.equal(adapter(trainer), before)
     trainer.get_batch_loss_metrics = failing(torch.OutOfMemoryError("CUDA out of memory."))

@@ -20,7 +20,7 @@ WANDB_AXES = ("train/global_step", "train/epoch")  # in every row: where the oth
 COURSE = Path(__file__).parents[2]
 HOW = (
     "Run 03_train_with_orpo first. If it ran on another machine, set ARTIFACTS to the same Drive folder, or RUN to the "
-    'repository that was its KEEP_REPO. Without any, read one of the course\'s runs: RUN = "data/runs/healthy".'
+    'repository that was its keep_repo. Without any, read one of the course\'s runs: RUN = "data/runs/healthy".'
 )
 
 
@@ -224,7 +224,7 @@ def _from_folder(folder: Path) -> Run:
     if not states:
         raise FileNotFoundError(
             f"{folder} holds no {STATE}, and no checkpoint with one. A run that has just begun writes the first after "
-            f"SAVE_STEPS steps; its W&B folder has every step at once. {HOW}"
+            f"save_steps steps; its W&B folder has every step at once. {HOW}"
         )
     path = max(states, key=lambda path: path.stat().st_mtime)  # a new run may stand beside an old one's end
     state = _json(path, "log_history", "global_step", "max_steps")

@@ -196,7 +196,7 @@ def check_training(run, base, device, profile, trainer: str = "trl") -> list[pre
     room = preflight.ROOM[device.kind] * device.memory_gb
     others = budgets.keys() - {"cpu"} if device.kind == "cuda" else ()
     here = [name for name in budgets if name in others and sum(budgets[name].values()) <= room]
-    mend = f"set PROFILE = {here[-1]!r}, which takes fewer pairs at once" if here else larger
+    mend = f"set the profile in MORE to {here[-1]!r}, which takes fewer pairs at once" if here else larger
     found = f"{needed:.2f} GB predicted, {room:.1f} GB usable"
     lines.append(preflight.Check("memory", needed <= room, found, f"{mend}, or set a smaller MAX_LENGTH"))
     return [*lines, _check_time(run, billions, device, profile, larger)]

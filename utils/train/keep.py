@@ -24,7 +24,7 @@ RUN_FILES = [
 SHOWN = {"nll": "nll_loss", "margin": "rewards/margins", "accuracy": "rewards/accuracies"}
 HOW = (
     "Run 03_train_with_orpo first; if it ran on another machine, set ARTIFACTS to the same Drive folder, or ADAPTER "
-    "(in notebook 04 RUN) to the repository that was its KEEP_REPO. Without any, notebook 04 reads one of the "
+    "(in notebook 04 RUN) to the repository that was its keep_repo. Without any, notebook 04 reads one of the "
     "course's: RUN = str(ROOT / 'data/runs/healthy')."
 )
 
@@ -142,12 +142,12 @@ def keep_run(trainer, plan, pairs, report, answers: dict[str, list[str]] | None 
     if plan.keep_repo:
         print(f"It is kept in {plan.keep_repo} @ {push_run(folder, plan.keep_repo, plan.token)}.")
         print(f"On another machine, notebook 05 finds it with ADAPTER = {plan.keep_repo!r}.")
-    end, (_, before, after) = trainer.processing_class.eos_token, (answers or {"": [], "a": [], "b": []}).values()
+    end = trainer.processing_class.eos_token
+    texts = zip(("before", "after"), list((answers or {}).values())[1:], strict=False)
     environment.record(
         **{f"eval_{key}_before": record["eval"]["before"][name] for key, name in SHOWN.items()},
         **{f"eval_{key}_after": record["eval"]["after"][name] for key, name in SHOWN.items()},
-        stopped_before=sum(text.endswith(end) for text in before),
-        stopped_after=sum(text.endswith(end) for text in after),
+        **{f"stopped_{when}": sum(text.endswith(end) for text in column) for when, column in texts},
         train_seconds=round(record["seconds"], 1),
         pairs_per_second=record["pairs_per_second"],
         predicted_peak_gb=record["predicted_peak_memory_gb"],

@@ -13,7 +13,7 @@ from utils.train.checks import computed_tokens, forward_and_backward
 MESSAGES = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "not enough memory: you tried to allocate")
 HOW = (
     "Out of memory with one pair in a pass, which has no half. Lower MAX_LENGTH, set TRAINER = 'fused' if the base is "
-    "served, and on a GPU PROFILE = 't4', which keeps no activations; or take a GPU with more memory."
+    "served, and on a GPU the profile 't4' in MORE, which keeps no activations; or take a GPU with more memory."
 )
 
 

@@ -105,6 +105,6 @@ def accumulation(profile: Profile, effective_batch: int, trainer: str = "trl") -
     if effective_batch % micro_batch:
         raise ValueError(
             f"Micro-batches of {micro_batch} pairs (profile {profile.name}) do not add up to {effective_batch}: set "
-            f"EFFECTIVE_BATCH to a multiple of {micro_batch}, or PROFILE to 't4'."
+            f"effective_batch to a multiple of {micro_batch}, or the profile to 't4'."
         )
     return effective_batch // micro_batch
