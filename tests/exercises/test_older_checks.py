@@ -1,14 +1,12 @@
-"""The checks of notebooks 00, 02, 03 and 05: the usual slips have words of their own, and what is right passes."""
+"""The checks of notebooks 00, 02 and 03: the usual slips have words of their own, and what is right passes."""
 
 import re
 
 import pandas as pd
 import pytest
 
-from utils import hub
 from utils.data import sources
-from utils.exercises import data_exercises, training_exercises
-from utils.publish import merge
+from utils.exercises import data_exercises
 from utils.train import base, memory
 
 
@@ -86,40 +84,3 @@ def test_filters():
         (lambda line: line.row == 0 and line.chosen_tokens <= 2 * line.rejected_tokens, "stay"),
     ]:
         refused(said, data_exercises.check_filter, function, ledger)
-
-
-def test_lost_updates():
-    from bitsandbytes.functional import get_4bit_type
-
-    levels = sorted(get_4bit_type("nf4", device="cpu").tolist())
-    training_exercises.check_lost(0.00199, levels, 0.05)
-    for answer, said in [
-        (0.00398, "the whole way to the next level"),
-        (0.0398, "shares of the block's largest weight"),
-        (0.001, "1.99 times too small"),
-    ]:
-        refused(said, training_exercises.check_lost, answer, levels, 0.05)
-
-
-def test_merges():
-    def in_place(weight, A, B, alpha, rank):
-        weight += (alpha / rank * B @ A).to(weight.dtype)
-        return weight
-
-    training_exercises.check_merge(lambda weight, *others: in_place(weight.clone(), *others))
-    for function, said in [
-        (lambda weight, A, B, alpha, rank: weight, "without any update"),
-        (lambda weight, A, B, alpha, rank: weight + B @ A, "not scaled"),
-        (lambda weight, A, B, alpha, rank: weight - alpha / rank * B @ A, r"Not W \+ alpha / r"),
-        (lambda weight, A, B, alpha, rank: weight + alpha / rank * A @ B, "fails for .* RuntimeError"),
-        (in_place, "changes the weight that it is given"),
-    ]:
-        refused(said, training_exercises.check_merge, function)
-
-
-def test_files_that_may_go_are_those_that_the_course_pushes():
-    good = [name for name, why in training_exercises.FILES.items() if why is None]
-    assert good == [name for name in training_exercises.FILES if hub.matches(name, merge.ADAPTER_FILES)]
-    training_exercises.check_files(set(good))
-    refused("training_args.bin is a pickle", training_exercises.check_files, [*good, "training_args.bin"])
-    refused("are needed or wanted", training_exercises.check_files, good[:2])

@@ -1,4 +1,4 @@
-"""The checks of notebooks 07 and 09: each mistake is told for what it is, and what is right passes.
+"""The checks of notebook 09: each mistake is told for what it is, and what is right passes.
 
 That they stand in the notebooks and take what a notebook has, tests/test_exercises.py sees.
 """
@@ -6,114 +6,7 @@ That they stand in the notebooks and take what a notebook has, tests/test_exerci
 import pytest
 
 from utils.exercises import runtime_exercises as checks
-from utils.publish import chat_app
 from utils.train import step_costs
-
-TALK = [{"role": "user", "content": "What is the capital of Italy?"}]
-
-
-def test_a_wrong_cost_of_a_system_prompt_is_told(tokenizer, capsys):
-    system = {"role": "system", "content": "Answer briefly."}
-    whole, _ = chat_app.fit_prompt(tokenizer, [system, *TALK], 512)
-    without, _ = chat_app.fit_prompt(tokenizer, TALK, 512)
-    alone = len(tokenizer(system["content"], add_special_tokens=False)["input_ids"])
-    right = len(whole) - len(without)
-    assert alone < right < len(whole)
-    for answer, said in (
-        (len(whole), "subtract those of the question"),
-        (alone, f"The text alone has {alone} tokens. The template puts a header"),
-        (right + 2, "too large. Count with the system message and without it"),
-        (right + 0.5, "a whole number"),
-        ("some", "not 'some'"),
-    ):
-        with pytest.raises(AssertionError, match=said):
-            checks.check_system_cost(answer, tokenizer, TALK, system["content"])
-    checks.check_system_cost(right, tokenizer, TALK, system["content"])
-    assert f"Right: {right} tokens, {alone} of them the text" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (8000, "leaves out the scales"),
-        (16000, "16 bits a weight"),
-        (24000, "a scale of its own"),
-        (68000, "counts bits"),
-        (8.5, "is in GB"),
-        (9000, "too large. The model has 8,000,000,000 weights"),
-        (-1, "0 or more"),
-    ],
-)
-def test_a_wrong_size_is_told(answer, said):
-    with pytest.raises(AssertionError, match=said):
-        checks.check_file_size(answer, 8_000_000_000)
-
-
-def test_the_size_is_that_of_the_gguf_package(capsys):
-    """The package that reads and writes such files says how many bytes a block of 32 weights has."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    weights, size = GGML_QUANT_SIZES[GGMLQuantizationType.Q8_0]
-    assert checks.Q8_0_BITS == 8 * size / weights
-    checks.check_file_size(8500, 8_000_000_000)
-    assert "8.5 bits a weight, 8,500.0 MB" in capsys.readouterr().out
-
-
-def until(grown, word):
-    text = ""
-    for text in grown:
-        if word in text:
-            break
-    grown.close()
-    return text.split(word)[0]
-
-
-def left_open(grown, word):
-    for text in grown:
-        if word in text:
-            break
-    return text.split(word)[0]
-
-
-def with_the_word(grown, word):
-    for text in grown:
-        if word in text:
-            break
-    grown.close()
-    return text
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (lambda grown, word: list(grown)[-1].split(word)[0], "your function took 5: the model would write on"),
-        (left_open, "still open"),
-        (with_the_word, "returns 'The cat sat on', and not 'The cat '"),
-        (lambda grown, word: grown.close(), "returns None, and not a text"),
-        (lambda grown, word: next(grown)[word], "fails for .* with TypeError"),
-        ("until", "is a function, given by its name"),
-    ],
-)
-def test_a_wrong_stop_is_told(answer, said):
-    with pytest.raises(AssertionError, match=said):
-        checks.check_until(answer, lambda: iter(()), "One of two")
-
-
-def test_the_stop_is_tried_on_the_model(capsys):
-    def stream():
-        yield from ("One", "One of", "One of two")
-
-    checks.check_until(until, stream, "One of two")
-    assert "until 'of': 'One '" in capsys.readouterr().out
-    checks.check_until(until, stream, "")
-    assert "empty" in capsys.readouterr().out
-
-    def only_made_up(grown, word):
-        return until(grown, word) if word in ("sat", "dog") else ""
-
-    with pytest.raises(AssertionError, match="Of the model's answer until 'of', your function returns ''"):
-        checks.check_until(only_made_up, stream, "One of two")
-
 
 PAIRS = [(100, 50, 150), (300, 80, 40)]
 COUNTED = {"distinct": 722, "repeated": 398, "padding": 400}

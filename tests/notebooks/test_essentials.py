@@ -78,8 +78,6 @@ def test_training_and_merging_need_no_helper(run_alone):
     assert losses[-1] < 0.9 * losses[0], losses
     adapter = folder / "artifacts" / "run" / "adapter"
     assert (adapter / "adapter_model.safetensors").stat().st_size > 100_000
-    if not list(folder.rglob("config.json")):
-        pytest.skip("notebook 05 has no essential cells yet")
     (merged,) = {path.parent for path in folder.rglob("config.json") if list(path.parent.glob("*.safetensors"))}
     tokenizer = AutoTokenizer.from_pretrained(merged, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(merged, trust_remote_code=False, use_safetensors=True)

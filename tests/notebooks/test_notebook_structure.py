@@ -28,11 +28,11 @@ DOCUMENTS = [
     *sorted((ROOT / "notebooks").rglob("*.ipynb")),
 ]
 NOT_YET = {  # "NN rule" or a path: what is being rewritten and does not keep a rule yet
-    *(f"{number} {rule}" for number in ("02", "05") for rule in ("essential", "eight names")),
-    *(f"{number} parameters" for number in ("00", "02", "05", "07", "09")),
-    *(f"{number} short cells" for number in ("02", "05", "09")),
-    *(f"0{number} line length" for number in (0, 2, 3, 5, 7, 9)),
-    *("00 eight names", "07 eight names", "09 eight names"),
+    *(f"02 {rule}" for rule in ("essential", "eight names")),
+    *(f"{number} parameters" for number in ("00", "02", "09")),
+    *(f"{number} short cells" for number in ("02", "09")),
+    *(f"0{number} line length" for number in (0, 2, 3, 9)),
+    *("00 eight names", "09 eight names"),
     *("utils/preflight.py", "README.md"),
 }
 

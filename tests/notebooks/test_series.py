@@ -195,6 +195,7 @@ def test_the_curves_are_read_from_disk_and_judged(output, recorded):
 def test_the_merge_is_proven(recorded):
     figures = recorded["05"]
     assert figures["kl_merge"] < 0.001 < 0.05 < figures["kl_training"]
+    assert figures["lost_in_4_bits"] > 0.2 > 0.02 > figures["lost_in_bf16"]
     assert figures["readback_difference"] == 0
     assert figures["repositories"] == ["learner/Llama-3-8B-ORPO-adapter", "learner/Llama-3-8B-ORPO"]
 
@@ -259,7 +260,7 @@ def test_the_chat_answers_its_space_is_complete_and_the_gguf_file_is_the_model(o
     python = f"{sys.version_info.major}.{sys.version_info.minor}"  # without it, Spaces take one too old
     assert SpaceCard(card).data.python_version == python
     assert "Built with Meta Llama 3" in card and str(output) not in card + json.dumps(given)
-    proof = gguf_files.read_back(output / "merged", output / "Llama-3-8B-ORPO.gguf")
+    proof = gguf_files.read_gguf(output / "merged", output / "Llama-3-8B-ORPO.gguf")
     assert proof["tensors"] == figures["gguf_tensors"] > 0
 
 

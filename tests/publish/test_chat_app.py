@@ -210,7 +210,7 @@ def test_four_bits(folder):
 def url(sides):
     """Both sides in an app that reads 2,048 tokens."""
     app = chat_app.build_app(sides, 2048, [QUESTION], "Llama-3-8B-ORPO beside its base")
-    _, address, _ = chat_app.start(app, prevent_thread_lock=True, quiet=True)
+    _, address, _ = chat_app.start_app(app, prevent_thread_lock=True, quiet=True)
     yield address
     app.close()
 
@@ -228,7 +228,7 @@ def test_the_app_answers_a_program_with_both_talks(sides, url):
 
 def test_one_side_alone(sides):
     app = chat_app.build_app(sides[:1], 2048)
-    _, address, _ = chat_app.start(app, prevent_thread_lock=True, quiet=True)
+    _, address, _ = chat_app.start_app(app, prevent_thread_lock=True, quiet=True)
     try:
         reply = Client(address, verbose=False).predict(QUESTION, "", 0, 24, api_name="/chat")
     finally:

@@ -56,7 +56,7 @@ def copy(folder, tmp_path):
 
 
 def test_every_tensor_is_read_back_equal(folder, written):
-    proof = gguf_files.read_back(folder, written)
+    proof = gguf_files.read_gguf(folder, written)
     model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
     assert proof["weights"] == model.num_parameters() and proof["tensors"] == len(model.state_dict())
     assert proof["tokens"] == model.config.vocab_size
@@ -67,7 +67,7 @@ def test_every_tensor_is_read_back_equal(folder, written):
 
 
 def test_the_end_and_the_template_are_in_the_file(folder, written, tokenizer):
-    metadata = gguf_files.read_back(folder, written)["metadata"]
+    metadata = gguf_files.read_gguf(folder, written)["metadata"]
     assert metadata["tokenizer.chat_template"] == tokenizer.chat_template
     assert metadata["tokenizer.ggml.eos_token_id"] == tokenizer.eos_token_id
     assert metadata["tokenizer.ggml.padding_token_id"] == tokenizer.pad_token_id != tokenizer.eos_token_id
@@ -131,7 +131,7 @@ def test_a_single_changed_weight_is_noticed(folder, written, tmp_path):
         file.seek(tensor.data_offset + 11)
         file.write(bytes([byte ^ 1]))
     with pytest.raises(ValueError, match=r"does not hold the model of .*: blk\.1\.attn_q\.weight\. Write it again"):
-        gguf_files.read_back(folder, spoilt)
+        gguf_files.read_gguf(folder, spoilt)
 
 
 def test_rows_in_transformers_order_are_noticed(folder, written, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_missing_tensor_is_noticed(copy, written):
     weights.pop("model.norm.weight")
     save_file(weights, shard, {"format": "pt"})
     with pytest.raises(ValueError, match="output_norm.weight"):
-        gguf_files.read_back(target, written)
+        gguf_files.read_gguf(target, written)
 
 
 def test_other_tokens_are_noticed(copy, written):
@@ -164,7 +164,7 @@ def test_other_tokens_are_noticed(copy, written):
     text = (target / "tokenizer.json").read_text()
     (target / "tokenizer.json").write_text(text.replace("<|reserved_special_token_7|>", "<|another|>"))
     with pytest.raises(ValueError, match="does not hold the tokens"):
-        gguf_files.read_back(target, written)
+        gguf_files.read_gguf(target, written)
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,14 @@ def test_other_tokens_are_noticed(copy, written):
 )
 def test_what_it_does_not_know_is_refused_with_what_to_do(copy, tmp_path, file, values, sentence):
     target = copy(file, **values)
-    assert "convert_hf_to_gguf.py" in gguf_files.problem(target)
+    assert "convert_hf_to_gguf.py" in gguf_files.gguf_problem(target)
     with pytest.raises(ValueError, match=sentence):
         gguf_files.write_gguf(target, tmp_path / "none.gguf")
     assert not (tmp_path / "none.gguf").exists()
 
 
 def test_an_empty_folder_names_notebook_05(folder, tmp_path):
-    assert gguf_files.problem(folder) is None
+    assert gguf_files.gguf_problem(folder) is None
     with pytest.raises(FileNotFoundError, match="run notebook 05 first"):
         gguf_files.write_gguf(tmp_path, tmp_path / "none.gguf")
 

@@ -7,9 +7,16 @@ from utils.exercises.notebook_03 import check_trainable as check_trainable
 from utils.exercises.notebook_03 import check_window as check_window
 from utils.exercises.notebook_04 import check_rows as check_rows
 from utils.exercises.notebook_04 import draw_quiz as draw_quiz
+from utils.exercises.notebook_05 import check_files as check_files
+from utils.exercises.notebook_05 import check_lost as check_lost
+from utils.exercises.notebook_05 import check_merge as check_merge
 from utils.exercises.notebook_06 import check_accuracy as check_accuracy
 from utils.exercises.notebook_06 import check_findings as check_findings
 from utils.exercises.notebook_06 import check_flips as check_flips
+from utils.exercises.notebook_07 import check_blind as check_blind
+from utils.exercises.notebook_07 import check_file_size as check_file_size
+from utils.exercises.notebook_07 import check_system_cost as check_system_cost
+from utils.exercises.notebook_07 import check_until as check_until
 from utils.exercises.notebook_08 import check_losses as check_losses
 from utils.exercises.notebook_08 import check_reward_margin as check_reward_margin
 from utils.exercises.notebook_08 import check_stages as check_stages

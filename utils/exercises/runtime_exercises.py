@@ -1,113 +1,12 @@
-"""The exercises on a model at work: streaming, prompts and files of notebook 07, tokens and rates of notebook 09.
+"""The exercises on a model at work: tokens and rates of notebook 09.
 
 Left out: the models, and what the notebooks measured, which they pass in.
 """
 
-import inspect
 import math
 import reprlib
 
 from utils.exercises.checks import close, exercise, function, number
-
-Q8_0_BITS = (32 * 8 + 16) / 32  # llama.cpp stores 32 weights in 8 bits each, with one scale in 16
-
-
-@exercise("a number of tokens")
-def check_system_cost(answer: int | None, tokenizer, messages: list[dict], system: str) -> str:
-    """Check how many tokens a system prompt adds to a conversation.
-
-    Args:
-        answer: that number.
-        tokenizer: with a chat template.
-        messages: the conversation without it, each `{"role": ..., "content": ...}`.
-        system: text of the system prompt.
-    """
-
-    def tokens(talk):
-        text = tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    number(answer, "The number of tokens", 0, True)
-    alone, without = len(tokenizer(system, add_special_tokens=False)["input_ids"]), tokens(messages)
-    whole = tokens([{"role": "system", "content": system}, *messages])
-    right = whole - without
-    assert answer == right or answer != whole, (
-        f"{whole} tokens have the system prompt and the question together: subtract those of the question alone."
-    )
-    assert answer == right or answer not in (alone, alone + 1), (
-        f"The text alone has {alone} tokens. The template puts a header before it and an end token behind it: count "
-        "both prompts as the model reads them, with chat_app.fit_prompt."
-    )
-    close(answer, right, "The number of tokens", 0, "Count with the system message and without it, and subtract.")
-    return (
-        f"Right: {right} tokens, {alone} of them the text, and in every turn again, for a system prompt is never left "
-        "out."
-    )
-
-
-@exercise("a number of megabytes")
-def check_file_size(answer: float | None, weights: int) -> str:
-    """Check how large a model's weights are as Q8_0, to 2 %.
-
-    Args:
-        answer: megabytes, of 10^6 bytes.
-        weights: how many the model has.
-    """
-    number(answer, "The size", 0)
-    right = weights * Q8_0_BITS / 8 / 1e6
-    mib = right * 1e6 / 2**20
-    assert not math.isclose(answer, mib, rel_tol=0.005), f"{answer:g} MB is in MiB: divide by 10^6, not by 2^20."
-    mistakes = {
-        weights * 8 / 8 / 1e6: "leaves out the scales: 16 bits more for every 32 weights",
-        weights * 16 / 8 / 1e6: "is that of 16 bits a weight, as the file above has them",
-        weights * (8 + 16) / 8 / 1e6: "gives every weight a scale of its own: 32 weights share one",
-        weights * Q8_0_BITS / 1e6: "counts bits: eight of them are a byte",
-        right / 1e3: "is in GB, and megabytes are asked for",
-    }
-    for wrong, mistake in mistakes.items():
-        assert not math.isclose(answer, wrong, rel_tol=0.02), f"{answer:g} MB {mistake}."
-    why = f"The model has {weights:,} weights; how many bits take 32 of them, with their scale?"
-    close(answer, right, "The size", why=why)
-    return f"Right: {Q8_0_BITS:g} bits a weight, {right:,.1f} MB."
-
-
-@exercise("a function of a stream and of a word")
-def check_until(answer, stream, text: str) -> str:
-    """Check a function that takes a stream of growing texts until a word has come, and then closes it.
-
-    Args:
-        answer: function of such a generator and of a word; returns the text before the word.
-        stream: function without arguments; begins the real answer anew, as `chat_app.stream_answer`.
-        text: the whole of that answer.
-    """
-    until = function(answer, "Your function")
-    grown = ["The", "The cat", "The cat sat on", "The cat sat on the", "The cat sat on the mat"]
-    taken = []
-
-    def made_up():
-        for one in grown:
-            taken.append(one)
-            yield one
-
-    for word, right, steps in (("sat", "The cat ", 3), ("dog", grown[-1], len(grown))):
-        taken.clear()
-        running = made_up()
-        found = until(running, word)
-        assert isinstance(found, str), f"For {grown} and {word!r}, your function returns {found!r}, and not a text."
-        assert found == right, f"For {grown} and {word!r}, your function returns {found!r}, and not {right!r}."
-        assert len(taken) <= steps, (
-            f"{word!r} stood in text {steps} and your function took {len(taken)}: the model would write on for "
-            "nothing. Look at each text as it comes, and leave the loop."
-        )
-        is_closed = inspect.getgeneratorstate(running) == inspect.GEN_CLOSED
-        assert is_closed, "The stream is still open, and its thread writes on: end with its method close()."
-    words = text.split()
-    if not words:
-        return "Right. (The model's own answer is empty, so it was not tried.)"
-    word = words[len(words) // 2]
-    right, found = text.split(word)[0], until(stream(), word)
-    assert found == right, f"Of the model's answer until {word!r}, your function returns {found!r}, and not {right!r}."
-    return f"Right: the model's own answer, until {word!r}: {found!r}"
 
 
 @exercise('a number of tokens of each kind, as in {"distinct": 900, "repeated": 80, "padding": 20}')

@@ -24,9 +24,9 @@ PARAMETERS = {
     "02": {"TEST_SHARE": 0.15},  # of some 670 pairs, because 03 evaluates on 64
     "03": {"NUM_PAIRS": 320, "NUM_EVAL_PAIRS": 64, "LEARNING_RATE": 2e-3, "MORE": {"max_new_tokens": 40}},
     # small shards, so that there are several
-    "05": {"PUSH_TO_HUB": True, "MAX_SHARD_SIZE": "1MB", "MAX_NEW_TOKENS": 40},
+    "05": {"HUB_REPO": "learner/Llama-3-8B-ORPO", "MAX_NEW_TOKENS": 40, "MORE": {"max_shard_size": "1MB"}},
     "06": {"TASKS": ["TruthfulQA"], "LIMIT": 5, "MAX_NEW_TOKENS": 40, "PUSH_TO_HUB": True},
-    "07": {"PUSH_SPACE": True, "MAX_NEW_TOKENS": 40},
+    "07": {"SPACE_REPO": "learner/Llama-3-8B-ORPO-chat", "MAX_NEW_TOKENS": 40},
     "08": {
         **{"NUM_PAIRS": 96, "NUM_EVAL_PAIRS": 40, "MORE": {"warmup_steps": 2}},
         **{"SFT_LEARNING_RATE": 2e-3, "DPO_LEARNING_RATE": 2e-3, "LEARNING_RATE": 2e-3},

@@ -1,7 +1,6 @@
-"""Writes the model card from what a run, its merge and its evaluation recorded, on the template `model_card.md`.
+"""Writes the model card from what a run, its merge and its evaluation recorded, on the template `card.md`.
 
-Results go into the card's text, and as `model-index` into its front matter, which the Hub reads. Left out: anything
-that was not recorded, and the push itself: see `merging`.
+Results go into the card's text, and as `model-index` into its front matter, which the Hub reads.
 """
 
 import json
@@ -11,28 +10,25 @@ from utils.curves import figures as curve_figures
 from utils.curves import run as curves
 from utils.train import base as bases
 
-CURVES = "curves.png"  # beside the card, if the run left its history
+CURVES = "curves.png"  # next to the card, if the run left its history
 
 
 def model_card(
     repo_id: str, run: dict, parity: dict | None = None, results: dict | None = None, has_curves: bool = False
 ) -> str:
-    """Write a model card.
+    """Write the card of a merged model, or of an adapter if `parity` is `None`, in Markdown with YAML front matter.
 
     Args:
-        repo_id: the repository it describes.
         run: contents of `run.json`, as notebook 03 writes it.
-        parity: of `utils.publish.merge.compare`, for a merged model; `None` for an adapter.
+        parity: of `utils.publish.merge.compare_predictions`.
         results: contents of `results.json`, as notebook 06 writes it; `None` if the model was not evaluated.
-        has_curves: whether `curves.png` lies beside the card, see `draw_curves`.
-
-    Returns:
-        Markdown with YAML front matter.
+        has_curves: whether `curves.png` is next to the card, see `draw_curves`.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     base, public = run["recipe"]["base_model"], run["revisions"]["base_model"] is not None
-    licence = bases.llama_licence(base, run.get("licence")) or run.get("licence") if public else None
+    llama = bases.llama_licence(base, run.get("licence"))
+    stated = llama or run.get("licence") or "not stated"
     name, model = repo_id.split("/")[-1], "merged" if parity else "adapter"
     evaluated = eval_results(run, results, model)
     data = ModelCardData(
@@ -41,7 +37,7 @@ def model_card(
         base_model=base if public else None,  # a folder's path is nobody else's business
         datasets=_datasets(run) or None,
         library_name="transformers" if parity else "peft",
-        license=None if licence == "not stated" else licence,
+        license=stated if public and stated != "not stated" else None,
         pipeline_tag="text-generation",
         tags=["orpo", "trl"],
     )
@@ -54,8 +50,8 @@ def model_card(
         "repo_id": repo_id,
         "run": run,
         "parity": parity,
-        "llama": bases.llama_licence(base, run.get("licence")),
-        "licence": bases.llama_licence(base, run.get("licence")) or run.get("licence") or "not stated",
+        "llama": llama,
+        "licence": stated,
         "toxic": _toxic(run),
         "results": results,
         "model": model,
@@ -65,12 +61,7 @@ def model_card(
 
 
 def draw_curves(run_folder, folder) -> bool:
-    """Draw a run's curves into `curves.png`, and say whether it could be done.
-
-    Args:
-        run_folder: with the `trainer_state.json` of notebook 03; beside a published adapter there is none.
-        folder: where the card lies.
-    """
+    """Draw a run's curves into `curves.png`, and say whether it could be done: a published adapter has none."""
     import matplotlib.pyplot as plt
 
     log = Path(run_folder) / "trainer_state.json"
@@ -82,15 +73,9 @@ def draw_curves(run_folder, folder) -> bool:
 
 
 def eval_results(run: dict, results: dict | None, model: str) -> list:
-    """List what was measured of one model in the form of the Hub's `model-index`.
+    """List held-out accuracy and margin, and the benchmarks that were run whole, in the form of `model-index`.
 
-    Args:
-        run: contents of `run.json`.
-        results: contents of `results.json`, or `None`.
-        model: "adapter" or "merged".
-
-    Returns:
-        `huggingface_hub.EvalResult` of its held-out accuracy and margin, then of its benchmarks that were run whole.
+    `model` is "adapter" or "merged".
     """
     from huggingface_hub import EvalResult
 

@@ -1,7 +1,6 @@
 """A chat with one model, or with two side by side, in which answers grow and can be stopped; also a Space's `app.py`.
 
-It imports nothing of the course, so that a copy runs elsewhere: as a program it reads `models.json` beside itself.
-Left out: images, tools, accounts, and a memory of earlier visits.
+It imports nothing of the course, so that a copy runs elsewhere: as a program it reads `models.json` next to itself.
 """
 
 import json
@@ -24,11 +23,7 @@ class Side:
 def load_side(title: str, name: str, revision: str | None = None, four_bit: bool = False, tokenizer=None) -> Side:
     """Load a model and its tokenizer, in 4 bits or whole, never with remote code and never from a pickle.
 
-    Args:
-        title: what stands above its column.
-        name, revision: Hub id and its commit, or a local folder.
-        four_bit: store the linear layers as NF4, which takes about a third of the memory of 16 bits.
-        tokenizer: of the other side, taken in place of its own: Llama 3's base has no chat template.
+    `tokenizer` is that of the other side, taken instead of its own: Llama 3's base has no chat template.
 
     Raises:
         MemoryError: if there is a GPU, and it has no room for the whole model.
@@ -61,15 +56,9 @@ def context_length(model) -> int:
 
 
 def fit_prompt(tokenizer, messages: list[dict], room: int) -> tuple[list[int], int]:
-    """Turn a conversation into the tokens of a prompt; what does not fit is left out, the earliest turns first.
+    """Return the tokens of a prompt, and how many messages were left out to fit `room` tokens: the earliest turns.
 
-    Args:
-        tokenizer: with a chat template.
-        messages: `{"role": ..., "content": ...}`; a system message and the last one, the user's, always stay.
-        room: most tokens that the prompt may have.
-
-    Returns:
-        (token ids with the header of the answer, number of messages left out).
+    A system message always stays, and so does the last message.
 
     Raises:
         ValueError: if the last message does not fit alone, saying how many tokens it has and how many fit.
@@ -84,9 +73,10 @@ def fit_prompt(tokenizer, messages: list[dict], room: int) -> tuple[list[int], i
 
     first = bisect_left(starts, True, key=lambda start: len(prompt(start)["input_ids"]) <= room)
     if first == len(starts):
+        what = "with the system prompt it" if system else "it"
         raise ValueError(
-            f"This is too long: {'with the system prompt ' * bool(system)}it has {len(prompt(-1)['input_ids']):,} "
-            f"tokens, and {max(room, 0):,} fit. Shorten the message, or leave less room for the answer."
+            f"This is too long: {what} has {len(prompt(-1)['input_ids']):,} tokens, and {max(room, 0):,} fit. "
+            "Shorten the message, or leave less room for the answer."
         )
     return prompt(starts[first])["input_ids"], starts[first]
 
@@ -101,16 +91,12 @@ def stream_answer(
 ):
     """Answer a conversation, and yield the text again and again as it grows.
 
-    The model runs in a thread of its own. It ends at the end token, at `max_new_tokens`, when `stop` is set, and when
-    nobody takes the text any more (`close` of the generator), within a token of it.
+    The model runs in a thread of its own. It ends at the end token, at `max_new_tokens`, when another thread sets
+    `stop`, and when nobody takes the text any more (`close` of the generator), within a token of it.
 
     Args:
-        side: what answers.
-        messages: see `fit_prompt`.
-        temperature: 0 always takes the likeliest token; above, any may be drawn, the more freely the higher it is.
-        max_new_tokens: most tokens of the answer.
+        temperature: 0 always takes the most likely token; above, any may be drawn, the more freely the higher it is.
         window: most tokens of prompt and answer; `None` for what the model reads.
-        stop: ends the answer when another thread sets it.
 
     Raises:
         ValueError, RuntimeError: see `fit_prompt`; if the model fails, saying with what.
@@ -118,17 +104,21 @@ def stream_answer(
     import torch
     from transformers import GenerationConfig, StoppingCriteriaList, TextIteratorStreamer
 
-    model, tokenizer, text, failures, left = side.model, side.tokenizer, "", [], threading.Event()
+    model, tokenizer, text = side.model, side.tokenizer, ""
+    failures, left = [], threading.Event()
     room = (window or context_length(model)) - max_new_tokens
     ids = torch.tensor([fit_prompt(tokenizer, messages, room)[0]], device=model.device)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    drawn = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}  # from all tokens
-    drawn |= {"do_sample": bool(drawn), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    drawn = {"do_sample": False}
+    if temperature > 0:  # from all tokens
+        drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "streamer": streamer}
-    given["generation_config"] = GenerationConfig(max_new_tokens=max_new_tokens, **drawn)
+    given["generation_config"] = GenerationConfig(max_new_tokens=max_new_tokens, **ends, **drawn)
 
     def stopped(tokens, scores, **kwargs):
-        return torch.full((len(tokens),), left.is_set() or (stop is not None and stop.is_set()), device=tokens.device)
+        ended = left.is_set() or (stop is not None and stop.is_set())
+        return torch.full((len(tokens),), ended, device=tokens.device)
 
     def generate():
         try:
@@ -167,14 +157,9 @@ def plain_messages(history: list[dict]) -> list[dict]:
 
 
 def build_app(sides: list[Side], window: int | None = None, examples: list[str] = (), title: str = "Chat"):
-    """Build what `start` launches: a `gradio.ChatInterface` for one side and, if there is another, its talk beside it.
+    """Build a `gradio.ChatInterface` for one side and, if there is another, its talk in a second column.
 
     One text box feeds both, and their answers grow together; stop, retry, undo and clear mean both.
-
-    Args:
-        sides: one or two.
-        window: see `stream_answer`.
-        examples, title: questions to click on, and what the page is called.
     """
     import gradio
 
@@ -184,9 +169,11 @@ def build_app(sides: list[Side], window: int | None = None, examples: list[str] 
         stops.get(request.session_hash, threading.Event()).set()
 
     def reply(side, history, system, *settings):
-        messages, text = [{"role": "system", "content": system}] * bool(system.strip()) + history, ""
+        text = ""
+        if system.strip():
+            history = [{"role": "system", "content": system}, *history]
         try:
-            for text in stream_answer(side, messages, *settings):
+            for text in stream_answer(side, history, *settings):
                 yield text
             if not text.strip():
                 yield "*(The model ended at once.)*"
@@ -195,7 +182,8 @@ def build_app(sides: list[Side], window: int | None = None, examples: list[str] 
 
     def answer(message, history, request: gradio.Request, system, temperature, max_new_tokens, *other):
         stop = stops[request.session_hash] = threading.Event()
-        turn, settings = {"role": "user", "content": message}, (system, temperature, int(max_new_tokens), window, stop)
+        turn = {"role": "user", "content": message}
+        settings = (system, temperature, int(max_new_tokens), window, stop)
         talks = [plain_messages(past[: len(history)]) + [turn] for past in (history, *other)]
         streams = [reply(side, talk, *settings) for side, talk in zip(sides, talks, strict=True)]
         texts = [""] * len(sides)
@@ -244,12 +232,8 @@ def build_app(sides: list[Side], window: int | None = None, examples: list[str] 
     return app
 
 
-def start(app, **options):
-    """Launch an app for this machine alone, with fonts that it has, so that a page asks nothing of the internet.
-
-    Args:
-        app, options: of `build_app`, and how it is launched, such as `prevent_thread_lock=True`.
-    """
+def start_app(app, **options):
+    """Launch an app for this machine alone, with fonts that it has, so that a page asks nothing of the internet."""
     import gradio
 
     theme = gradio.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
@@ -262,7 +246,7 @@ def main() -> None:
     sides = []
     for model in given["models"]:
         sides.append(load_side(**model, four_bit=given["four_bit"], tokenizer=sides[0].tokenizer if sides else None))
-    start(build_app(sides, given["window"], given["examples"], given["title"]))
+    start_app(build_app(sides, given["window"], given["examples"], given["title"]))
 
 
 if __name__ == "__main__":

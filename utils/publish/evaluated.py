@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils import environment, hub, preflight
-from utils.publish import card, merged_models
+from utils.publish import card, merge
 from utils.train import base as bases
 from utils.train import keep, memory, model_loading
 
@@ -50,8 +50,11 @@ def find_models(artifacts, token, adapter: str, merged: str, push: bool, more: d
         merged = str(Path(artifacts) / "merged")
     found = bases.describe_base(merged, None, token) if merged else None
     identity = hub.hub_identity(token) if push else None
-    merged_repo = more["merged_repo"] or (found.name if found and found.commit else None)
-    merged_repo = merged_repo or f"{identity['name'] if identity else 'you'}/{bases.model_name(base.name)}"
+    owner = identity["name"] if identity else "you"
+    merged_repo = more["merged_repo"]
+    if not merged_repo and found:
+        merged_repo = merge.published_as(found.name, base.name, owner)
+    merged_repo = merged_repo or f"{owner}/{bases.model_name(base.name)}"
     names = {"adapter": more["adapter_repo"] or f"{merged_repo}-adapter"}
     if found:
         names["merged"] = merged_repo
@@ -98,7 +101,7 @@ def scoring_gb(four_bit: bool, skeleton, dtype: str, rows: int, tokens: int) -> 
 def fetch_merged(models: Models, token) -> Path:
     """Download the merged model; raises `ValueError` if it was merged from another adapter."""
     folder = bases.fetch_base(models.merged.name, models.merged.commit, token)
-    merged_models.check_merged_from(folder, models.adapter)
+    merge.check_merged_from(folder, models.adapter)
     return folder
 
 
@@ -110,7 +113,7 @@ def write_cards(models: Models, results: dict, folder, push: bool, token) -> dic
     homes, pushed = {"adapter": models.adapter}, {}
     if models.merged:
         merged = bases.fetch_base(models.merged.name, models.merged.commit, token)
-        proof = merged / merged_models.PROOF
+        proof = merged / merge.PROOF
         if proof.exists():
             homes["merged"] = merged if models.merged.commit is None else Path(folder) / "merged"
     for name, home in homes.items():

@@ -19,7 +19,7 @@ LLAMA_3_WORDS = (
 KINDS = {"BF16": "MOSTLY_BF16", "F16": "MOSTLY_F16", "F32": "ALL_F32"}  # of weights, and llama.cpp's names for a file
 
 
-def problem(folder) -> str | None:
+def gguf_problem(folder) -> str | None:
     """Say why the model of a folder cannot be written here, or return `None` if it can."""
     try:
         _read_model(Path(folder))
@@ -30,12 +30,7 @@ def problem(folder) -> str | None:
 def write_gguf(folder, path) -> Path:
     """Write the model of a folder, with its tokenizer and chat template, as one GGUF file; holds one tensor at a time.
 
-    Args:
-        folder: with config.json, tokenizer.json and safetensors, as notebook 05 writes it.
-        path: of the file to be written; its name without `.gguf` is the model's.
-
-    Returns:
-        `path`.
+    The name of the file without `.gguf` is the model's.
 
     Raises:
         ValueError: for another architecture, a scaled rotary embedding, a bias or another tokenizer, naming it.
@@ -61,14 +56,11 @@ def write_gguf(folder, path) -> Path:
     return path
 
 
-def read_back(folder, path) -> dict:
+def read_gguf(folder, path) -> dict:
     """Read a GGUF file with the `gguf` package's reader, and compare every tensor and token with the folder it is of.
 
-    The order of rows is undone by the inverse of what `write_gguf` did, so this proves that nothing was lost, not that
-    the order is llama.cpp's; `tests/test_gguf_files.py` lets llama.cpp itself read the file and answer.
-
-    Args:
-        folder, path: as given to `write_gguf`.
+    It undoes the order of rows that `write_gguf` made, so it proves that nothing was lost, not that the order is
+    llama.cpp's: in `tests/publish/test_gguf.py`, llama.cpp itself reads the file and answers.
 
     Returns:
         `{"tensors": number, "weights": number, "tokens": number, "metadata": {key: value}}`; metadata without lists.
@@ -88,9 +80,9 @@ def read_back(folder, path) -> dict:
         for name in found.keys() & tensors.keys():
             entry, data = tensors[name], found[name].data.reshape(-1)
             same = found[name].tensor_type == entry.target and data.nbytes == entry.numel * entry.bits.itemsize
-            if not same or not numpy.array_equal(
-                entry.undo(data.view(entry.bits).reshape(entry.shape)), entry.source()
-            ):
+            if same:
+                same = numpy.array_equal(entry.undo(data.view(entry.bits).reshape(entry.shape)), entry.source())
+            if not same:
                 wrong.append(name)
         if wrong:
             raise ValueError(f"{path} does not hold the model of {folder}: {', '.join(wrong)}. Write it again.")
@@ -103,21 +95,15 @@ def read_back(folder, path) -> dict:
 
 
 def modelfile(gguf_name: str, tokenizer, window: int) -> str:
-    """Write Ollama's Modelfile: which file, the course's chat template in Ollama's language, and where an answer ends.
+    """Write Ollama's Modelfile: the file, the course's chat template in Ollama's language, and where an answer ends.
 
-    Args:
-        gguf_name: of the file beside it.
-        tokenizer: of the merged model; the begin token is left to llama.cpp, which the GGUF tells to add it.
-        window: tokens of prompt and answer.
+    The begin token is left to llama.cpp, which the GGUF file tells to add it.
     """
     end = tokenizer.eos_token
-    template = (
-        "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}" + end + "\n{{ end }}<|im_start|>assistant\n"
-    )
-    return (
-        f'FROM ./{gguf_name}\nTEMPLATE """{template}"""\nPARAMETER stop "{end}"\n'
-        f"PARAMETER num_ctx {window}\nPARAMETER temperature 0\n"
-    )
+    turn = "<|im_start|>{{ .Role }}\n{{ .Content }}" + end + "\n"
+    template = "{{ range .Messages }}" + turn + "{{ end }}<|im_start|>assistant\n"
+    lines = [f"FROM ./{gguf_name}", f'TEMPLATE """{template}"""', f'PARAMETER stop "{end}"']
+    return "\n".join([*lines, f"PARAMETER num_ctx {window}", "PARAMETER temperature 0", ""])
 
 
 class _Tensor:
@@ -149,16 +135,16 @@ class _Tensor:
         """Return what is written: rows of a query or key head go from (two halves) to (neighbouring pairs)."""
         import numpy
 
-        data = self.source()
-        if self.heads:
-            data = data.reshape(self.heads, 2, -1, data.shape[1]).swapaxes(1, 2).reshape(data.shape)
-        return numpy.ascontiguousarray(data)
+        return numpy.ascontiguousarray(self._swap(self.source(), 2, -1))
 
     def undo(self, data):
         """Return the rows in the order of transformers again."""
+        return self._swap(data, -1, 2)
+
+    def _swap(self, data, outer: int, inner: int):
         if not self.heads:
             return data
-        return data.reshape(self.heads, -1, 2, data.shape[1]).swapaxes(1, 2).reshape(data.shape)
+        return data.reshape(self.heads, outer, inner, data.shape[1]).swapaxes(1, 2).reshape(data.shape)
 
 
 @contextmanager
@@ -205,14 +191,14 @@ def _read_model(folder: Path) -> tuple[dict, dict]:
 
 
 def _describe(writer, name: str, settings: dict, kinds: set[str]) -> None:
-    """Add what llama.cpp has to know about the shape of the model."""
     import gguf
 
     head = settings.get("head_dim") or settings["hidden_size"] // settings["num_attention_heads"]
+    kind = KINDS[kinds.pop()] if len(kinds) == 1 else "GUESSED"
     writer.add_type("model")
     writer.add_name(name)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_file_type(gguf.LlamaFileType[KINDS[kinds.pop()] if len(kinds) == 1 else "GUESSED"])
+    writer.add_file_type(gguf.LlamaFileType[kind])
     writer.add_vocab_size(settings["vocab_size"])
     writer.add_context_length(settings["max_position_embeddings"])
     writer.add_embedding_length(settings["hidden_size"])
@@ -239,7 +225,6 @@ def _tokens(tokenizer: dict, rows: int) -> list[tuple[str, int]]:
 
 
 def _add_tokenizer(writer, folder: Path, settings: dict, tokenizer: dict) -> None:
-    """Add tokens, merges, special tokens and chat template."""
     import gguf
 
     logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # it wonders about pairs of texts, which a chat has none of
