@@ -22,8 +22,6 @@ from utils.data import chat_format
 from utils.practice import stand_ins
 from utils.publish import chat_app
 
-ROOT = Path(__file__).parents[2]
-SCREENSHOTS = ROOT / "artifacts" / "screenshots"
 QUESTION = "What is the capital of France?"
 ASKED = [{"role": "user", "content": QUESTION}]
 EMPTY = "Write a message first."
@@ -34,9 +32,11 @@ def folder(small_base, tokenizer, tmp_path_factory) -> Path:
     """A tuned model as notebook 05 leaves it: weights, tokenizer and chat template in a folder."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(small_base, use_safetensors=True, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        small_base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    talks = [pair["prompt"] + pair["chosen"] for pair in stand_ins.preference_pairs(240, seed=3)]
+    talks = [pair["prompt"] + pair["chosen"] for pair in stand_ins.preference_pairs(160, seed=3)]
     for start in range(0, len(talks), 8):
         texts = tokenizer.apply_chat_template(talks[start : start + 8], tokenize=False)
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
@@ -142,18 +142,13 @@ def test_a_failure_of_the_model_is_a_sentence(sides):
     assert list(chat_app.stream_answer(sides[0], ASKED, 0, 60))  # and it goes on
 
 
-def test_temperature_draws(sides):
+def test_temperature_draws_from_all_tokens(sides, monkeypatch):
+    """Many bases come with a generation_config.json: here, with one that would leave a single token."""
+    monkeypatch.setattr(sides[0].model.generation_config, "top_k", 1)
     torch.manual_seed(0)
     greedy = {list(chat_app.stream_answer(sides[0], ASKED, 0, 20))[-1] for _ in range(2)}
     drawn = {list(chat_app.stream_answer(sides[0], ASKED, 1.5, 20))[-1] for _ in range(4)}
     assert len(greedy) == 1 and len(drawn) > 1
-
-
-def test_a_base_that_narrows_the_draw_is_overruled(sides, monkeypatch):
-    """Many bases come with a generation_config.json: here, with one that would leave a single token."""
-    monkeypatch.setattr(sides[0].model.generation_config, "top_k", 1)
-    torch.manual_seed(0)
-    assert len({list(chat_app.stream_answer(sides[0], ASKED, 1.5, 20))[-1] for _ in range(4)}) > 1
 
 
 def test_the_earliest_turns_give_way(sides):
@@ -179,18 +174,17 @@ def test_a_message_that_does_not_fit_alone_is_refused_with_the_numbers(sides):
         chat_app.fit_prompt(sides[0].tokenizer, [{"role": "system", "content": "Be brief."}, *ASKED], tokens)
 
 
-@pytest.mark.parametrize(("place", "fits"), [("cpu", False), ("disk", False), (0, True)])
-def test_a_model_that_spills_over_the_gpu_is_refused(sides, monkeypatch, place, fits):
+def test_a_model_that_spills_over_the_gpu_is_refused(sides, monkeypatch):
     """Answering from there would take minutes; the placement stands here for a GPU that is full."""
     from transformers import AutoModelForCausalLM
 
-    placed = SimpleNamespace(hf_device_map={"model.embed_tokens": 0, "lm_head": place}, eval=lambda: None)
+    placed = SimpleNamespace(hf_device_map={"model.embed_tokens": 0, "lm_head": 0}, eval=lambda: None)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *args, **options: placed)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: True)
-    if fits:
-        assert chat_app.load_side("t", "a/model", tokenizer=sides[0].tokenizer).title == "t"
-    else:
+    assert chat_app.load_side("t", "a/model", tokenizer=sides[0].tokenizer).title == "t"
+    for place in ("cpu", "disk"):
+        placed.hf_device_map["lm_head"] = place
         with pytest.raises(MemoryError, match="a/model does not fit on the GPU"):
             chat_app.load_side("t", "a/model", tokenizer=sides[0].tokenizer)
 
@@ -226,20 +220,9 @@ def test_the_app_answers_a_program_with_both_talks(sides, url):
     assert fresh.predict(QUESTION, "You are a pirate.", 0, 24, [], api_name="/chat")[0] == expected
 
 
-def test_one_side_alone(sides):
-    app = chat_app.build_app(sides[:1], 2048)
-    _, address, _ = chat_app.start_app(app, prevent_thread_lock=True, quiet=True)
-    try:
-        reply = Client(address, verbose=False).predict(QUESTION, "", 0, 24, api_name="/chat")
-    finally:
-        app.close()
-    assert reply == list(chat_app.stream_answer(sides[0], ASKED, 0, 24))[-1]
-
-
-def test_the_file_alone_is_a_spaces_app(folder, small_base, tmp_path):
+def test_the_file_alone_is_a_spaces_app(folder, tmp_path):
     shutil.copy(chat_app.__file__, tmp_path / "app.py")
-    models = [("tuned", folder), ("base", small_base)]
-    models = [{"title": title, "name": str(name), "revision": None} for title, name in models]
+    models = [{"title": "tuned", "name": str(folder), "revision": None}]  # one side alone
     settings = {"title": "T", "models": models, "four_bit": False, "window": 512, "examples": [QUESTION]}
     (tmp_path / "models.json").write_text(json.dumps(settings))
     command = [sys.executable, "-u", "app.py"]
@@ -251,8 +234,7 @@ def test_the_file_alone_is_a_spaces_app(folder, small_base, tmp_path):
                 if found := re.search(r"http://127\.0\.0\.1:\d+", line):
                     break
             assert found, "".join(lines)
-            reply, talk = Client(found[0], verbose=False).predict(QUESTION, "", 0, 24, [], api_name="/chat")
-            assert reply and len(talk) == 2
+            assert Client(found[0], verbose=False).predict(QUESTION, "", 0, 24, api_name="/chat")
         finally:
             space.terminate()
 
@@ -269,8 +251,8 @@ def chromium():
 class Page:
     """The chat in a tab of its own."""
 
-    def __init__(self, chromium, url, width=1280, height=860):
-        self.tab = chromium.new_context(viewport={"width": width, "height": height}).new_page()
+    def __init__(self, chromium, url):
+        self.tab = chromium.new_context(viewport={"width": 1280, "height": 860}).new_page()
         self.requests, self.errors = [], []
         self.tab.on("request", lambda request: self.requests.append(request.url))
         self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -299,10 +281,6 @@ class Page:
         wait_for(lambda: self.talks() == [messages, messages])
         self.submit.wait_for(timeout=30_000)
 
-    def screenshot(self, name: str) -> None:
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        self.tab.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
-
 
 @pytest.fixture
 def page(chromium, url):
@@ -313,14 +291,12 @@ def page(chromium, url):
 
 
 def test_both_answers_grow_and_nothing_leaves_this_machine(page, url, slow):
-    page.screenshot("07_chat_empty")
     page.send(QUESTION)
     wait_for(lambda: all(page.answers()))
     first = page.answers()
     wait_for(lambda: len(page.answers()[1]) > len(first[1]) + 40)
     assert all(new.startswith(old) for old, new in zip(first, page.answers(), strict=True))
     page.wait(2)
-    page.screenshot("07_chat")
     assert len(page.answers()[0]) < len(page.answers()[1])
     assert page.requests and not [it for it in page.requests if not it.startswith((url, "data:", "blob:"))]
 
@@ -333,7 +309,6 @@ def test_stop_ends_both(page, slow):
     assert wait_for(lambda: answering() == 0, 2) < 2
     page.wait(2)
     stopped = page.answers()
-    page.screenshot("07_chat_stopped")
     time.sleep(1)
     assert page.answers() == stopped and len(stopped[1]) < 600
     assert page.tab.get_by_text("Error", exact=True).count() == 0
@@ -350,21 +325,15 @@ def test_a_message_of_20000_characters_is_survived(page, sides):
     tokens = len(chat_app.fit_prompt(sides[0].tokenizer, [{"role": "user", "content": "snow " * 4000}], 99999)[0])
     for text in page.answers():
         assert f"it has {tokens:,} tokens, and 1,792 fit" in text
-    page.screenshot("07_chat_too_long")
     page.send(QUESTION)
     page.wait(4)
     assert "too long" not in page.answers()[0] and page.answers()[0]
 
 
-@pytest.mark.parametrize("text", ["", "   \n "])
-def test_an_empty_message_is_not_sent(page, text):
-    page.send(text)
+def test_an_empty_message_is_not_sent(page):
+    page.send("   \n ")
     page.tab.get_by_text(EMPTY).wait_for()
-    page.screenshot("07_chat_no_message")
     assert page.talks() == [0, 0] and answering() == 0
-    page.send(QUESTION)
-    page.wait(2)
-    assert all(page.answers())
 
 
 def test_an_example_undo_and_clear_mean_both_sides(page):
@@ -378,22 +347,3 @@ def test_an_example_undo_and_clear_mean_both_sides(page):
     assert page.answers() == once and page.box.input_value() == "What colour is snow?"
     page.tab.get_by_role("button", name="Clear").first.click()
     wait_for(lambda: page.talks() == [0, 0])
-
-
-def test_on_a_phone_nothing_is_wider_than_the_screen(chromium, url):
-    page = Page(chromium, url, width=390, height=844)
-    page.send(QUESTION)
-    page.wait(2)
-    page.screenshot("07_chat_phone")
-    assert page.tab.evaluate("document.documentElement.scrollWidth") <= 390
-    page.tab.context.close()
-
-
-def test_without_a_browser_the_tests_skip_and_in_ci_fail(monkeypatch):
-    monkeypatch.setattr(browser.shutil, "which", lambda name: None)
-    monkeypatch.delenv("CI", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="no Chromium found"):
-        browser.need_browser()
-    monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match="no Chromium found"):
-        browser.need_browser()
