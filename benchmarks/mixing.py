@@ -26,9 +26,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from utils.data import chat_format, examining, overlap, sources
-from utils.data import loading as source_loading
-from utils.data import mix as mixing
+from utils.data import chat_format, loading, mix, overlap, sources
 from utils.practice import stand_ins
 
 SIZES = [11_000, 22_000, 44_000]
@@ -121,10 +119,8 @@ def _row(source, prompt: str, chosen: str, rejected: str, passes: bool) -> dict:
     return row
 
 
-def mix(folder: Path, items: dict[str, list[list[str]]], seconds: dict[str, float]) -> dict:
+def mix_all(folder: Path, items: dict[str, list[list[str]]], seconds: dict[str, float]) -> dict:
     """Do what notebook 02 does from the sources on disk to the files of the mix; note the seconds of each step."""
-    import pandas as pd
-    from datasets import concatenate_datasets
     from transformers import AutoTokenizer
 
     started = time.perf_counter()
@@ -139,25 +135,18 @@ def mix(folder: Path, items: dict[str, list[list[str]]], seconds: dict[str, floa
     lap("start")
     index = overlap.BenchmarkIndex(items)
     lap("index of the benchmarks")
-    parts, found = [], []
-    for source in sources.SEVEN:
-        source = replace(source, repository=str(folder / source.name))
-        source, rows = source_loading.load(source, source_loading.find(source))
-        lap("loading")
-        parts.append(sources.apply_rule(source, rows))
-        lap("rules")
-        found.append(examining.examine(source, rows, parts[-1], tokenizer, index))
-        lap("examining")
-    pairs = concatenate_datasets(found)
-    ledger = mixing.enter(pd.concat(parts, ignore_index=True), pairs)
+    here = [replace(source, repository=str(folder / source.name)) for source in sources.SEVEN]
+    loaded = loading.load_sources(loading.find_sources(here, None, False), None, 42, False)
+    lap("loading")
+    ledger = mix.start_ledger(loaded)
+    lap("rules")
+    ledger, pairs = mix.examine_rows(ledger, loaded, tokenizer, index)
+    lap("examining")
     whole = ledger.prompt_tokens + ledger[["chosen_tokens", "rejected_tokens"]].max(axis=1)
-    mixing.drop(ledger, ledger.prompt_tokens >= 4096, "prompt too long")  # of the stand-in's tokenizer, four a token
-    mixing.drop(ledger, whole > 4096, "answer too long")
-    order = mixing.best_first(ledger, sources.SEVEN)
-    mixing.drop(ledger, mixing.same_prompts(ledger, order) >= 0, "same prompt")
-    order = mixing.best_first(ledger, sources.SEVEN)
-    mixing.drop(ledger, mixing.near_duplicates(ledger, pairs, order, 0.8) >= 0, "near duplicate")
-    mixing.drop(ledger, ledger["item"].notna(), "in a benchmark")
+    mix.drop_rows(ledger, ledger.prompt_tokens >= 4096, "prompt too long")  # of the stand-in's tokenizer, four a token
+    mix.drop_rows(ledger, whole > 4096, "answer too long")
+    mix.drop_rows(ledger, ledger["item"].notna(), "in a benchmark")
+    mix.drop_copies(ledger, pairs, loaded, 0.8)
     lap("comparing")
     kept = ledger.reason.isna()
     for split, lines in (("train", ledger.hash >= 0.02), ("test", ledger.hash < 0.02)):
@@ -191,7 +180,7 @@ def measure(passing: int) -> dict:
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         seconds: dict[str, float] = {}
-        counts = mix(folder, items, seconds)
+        counts = mix_all(folder, items, seconds)
         done.set()
         watcher.join()
     return {"seconds": seconds, "peak_gb": peak[0], "parquet_gb": size, "counts": counts}

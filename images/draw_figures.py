@@ -47,13 +47,12 @@ def mix_waterfall():
     """Draw what became of the rows of the stand-in sources, from the counts of notebook 02."""
     import pandas as pd
 
-    from utils.data import mix as mixing
-    from utils.data import mix_figures
+    from utils import data
 
     sources = read("data/mixes/stand_in.json")["sources"]
     fates = {name: entry["dropped"] | {None: entry["train"] + entry["test"]} for name, entry in sources.items()}
     rows = [(name, fate) for name, counts in fates.items() for fate, count in counts.items() for _ in range(count)]
-    return mix_figures.plot_waterfall(pd.DataFrame(rows, columns=["source", "reason"]), mixing.REASONS)
+    return data.plot_waterfall(pd.DataFrame(rows, columns=["source", "reason"]))
 
 
 def sick_run():

@@ -36,17 +36,6 @@ class Check:
     stops: bool = True  # red: whether the notebook must not go on
 
 
-def check_rows(source: str, rows: int, taken: int, expected: int | None) -> Check:
-    """Compare how many rows a source's rule took with how many it took when the mix was published; never stops."""
-    found = f"{taken:,} of {rows:,} rows taken"
-    if expected is None:
-        return Check(source, True, f"{found}; nothing is published to compare with", stops=False)
-    mend = "the source has changed, or the rule is another one: look at its card and history before you go on"
-    return Check(
-        source, taken == expected, f"{found}, {expected:,} expected ({taken - expected:+,})", mend, stops=False
-    )
-
-
 def check_disk(needs: list[tuple[float, object, str]]) -> list[Check]:
     """Check each disk for all that will be written to it; `needs` are (GB, folder, what it is)."""
     disks = {}

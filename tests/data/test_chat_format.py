@@ -1,88 +1,21 @@
 """The chat template, the pad token and the lengths, against what TRL's real ORPO trainer makes of the same pairs."""
 
-import re
-
 import pytest
 import torch
+from support.trl_pairs import (
+    IDS,
+    LABEL_OF_PROMPT,
+    PAIRS,
+    SIDES,
+    answer_tokens,
+    inference_ids,
+    make_pair,
+    tokenized_by_trl,
+    turn,
+)
+from support.trl_pairs import trainer as trainer
 
 from utils.data import chat_format
-
-SIDES = ("chosen", "rejected")
-LABEL_OF_PROMPT = -100
-
-
-def turn(role: str, content: str) -> dict:
-    return {"role": role, "content": content}
-
-
-def make_pair(prompt, chosen: str, rejected: str) -> dict:
-    """A pair in the course's form; `prompt` is one question, or all messages."""
-    prompt = [turn("user", prompt)] if isinstance(prompt, str) else prompt
-    answers = {"chosen": [turn("assistant", chosen)], "rejected": [turn("assistant", rejected)]}
-    return {"source": "test", "prompt": prompt, **answers}
-
-
-PAIRS = [
-    make_pair("What is the capital of Peru?", "The capital of Peru is Lima.", "It depends on how you see it."),
-    make_pair(
-        [
-            turn("system", "You are brief."),
-            turn("user", "What colour is snow?"),
-            turn("assistant", "The colour of snow is white."),
-            turn("user", "What colour is coal?"),
-        ],
-        "The colour of coal is black. I hope that helps.",
-        "Why do you want to know about coal?",
-    ),
-    make_pair("  How many legs\n does a dog have?\n\n", "\n A dog has four legs. ", "\tI am not sure.\n"),
-    make_pair("Write code.", "'s 1234 ==> `x`\n\n```py\nprint(1)\n```", "…ünïcode 🙂"),
-    make_pair("a", "b", "c"),
-]
-IDS = ["one turn", "system and earlier turn", "white space at the edges", "code and unicode", "one letter each"]
-
-
-@pytest.fixture(scope="module")
-def trainer(small_base, tokenizer, tmp_path_factory):
-    """TRL's own trainer with the pairs above as its training data; nothing is trained."""
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM
-    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-
-    return ORPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.float32),
-        args=ORPOConfig(
-            output_dir=str(tmp_path_factory.mktemp("orpo")),
-            report_to="none",
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            remove_unused_columns=False,
-            max_length=1024,
-        ),
-        train_dataset=Dataset.from_list(PAIRS),
-        processing_class=tokenizer,
-    )
-
-
-def tokenized_by_trl(trainer, pair: dict, max_length: int) -> dict:
-    """Tokenize one pair as the trainer does before it trains, at another `max_length`."""
-    from trl.data_utils import maybe_apply_chat_template
-
-    messages = {key: pair[key] for key in ("prompt", *SIDES)}
-    kept, trainer.max_length = trainer.max_length, max_length
-    try:
-        return trainer.tokenize_row(maybe_apply_chat_template(messages, trainer.processing_class))
-    finally:
-        trainer.max_length = kept
-
-
-def answer_tokens(row: dict, side: str) -> list[int]:
-    return [label for label in row[f"{side}_labels"] if label != LABEL_OF_PROMPT]
-
-
-def inference_ids(tokenizer, prompt: list[dict]) -> list[int]:
-    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-
 
 # --- tokens that exist already ------------------------------------------------------------------------------
 
@@ -211,80 +144,6 @@ def test_the_stock_trainer_needs_the_filter(trainer, tokenizer):
     assert torch.as_tensor(metrics["rewards/margins"]).isnan()
 
 
-# --- the picture of a batch ------------------------------------------------------------------------------------
-
-TOKEN = re.compile(r'<span style="([^"]*)" title="(\w+), id (\d+)">(.*?)</span>', re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def batch(trainer):
-    """Rows 0 and 1 of unequal length, so that there is padding."""
-    return trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
-
-
-def test_every_token_is_drawn_in_its_role(batch, tokenizer):
-    page = chat_format.show_batch(batch, tokenizer, rows=2, max_tokens=1000)
-    drawn = [(role, int(token)) for _, role, token, _ in TOKEN.findall(page)]
-    expected = []
-    for row in range(2):
-        for side in SIDES:
-            keys = (batch[f"{side}_{key}"][row].tolist() for key in ("input_ids", "labels", "attention_mask"))
-            for token, label, mask in zip(*keys, strict=True):
-                role = "padding" if mask == 0 else "prompt" if label == LABEL_OF_PROMPT else side
-                expected.append((role, token))
-    assert drawn == expected
-    assert {role for role, _ in drawn} == {"prompt", "chosen", "rejected", "padding"}
-
-
-def test_html_in_a_prompt_is_escaped(trainer, tokenizer):
-    pair = make_pair("<script>alert('1')</script> <b>&amp;", "<img src=x onerror=alert(1)>", "<i>no</i>")
-    batch = trainer.data_collator([tokenized_by_trl(trainer, pair, 1024)])
-    page = chat_format.show_batch(batch, tokenizer, max_tokens=1000)
-    assert set(re.findall(r"</?(\w+)", page)) == {"div", "p", "span", "b", "br"}  # its own tags alone
-    letters = "".join(text for _, _, _, text in TOKEN.findall(page))
-    assert "&lt;script&gt;alert(" in letters and "&amp;amp;" in letters and "&lt;img&middot;src=x" in letters
-
-
-# --- the picture of a packed row -------------------------------------------------------------------------------
-
-PLACE = re.compile(r'<span style="([^"]*)" title="(\w+), position (\d+), id (\d+)">(.*?)</span>', re.DOTALL)
-
-
-def pack(trainer, *pairs, max_length=1024):
-    """TRL's own tokens of some pairs, as the rows of a trainer and packed into one."""
-    from utils.train.fused_orpo import PackingCollator
-
-    rows = [tokenized_by_trl(trainer, pair, max_length) for pair in pairs]
-    return rows, PackingCollator()(rows)
-
-
-def segments(page: str) -> list[tuple[str, list[tuple[str, int, int]]]]:
-    """What each paragraph is called, and (role, position, id) of the tokens that it draws."""
-    found = []
-    for paragraph in page.split("</p>")[1:-1]:
-        tokens = [(role, int(position), int(token)) for _, role, position, token, _ in PLACE.findall(paragraph)]
-        found.append((re.search("<b>(.*?)</b>", paragraph)[1], tokens))
-    return found
-
-
-def test_a_packed_row_is_drawn_as_it_lies(trainer, tokenizer):
-    rows, batch = pack(trainer, PAIRS[0], PAIRS[1])
-    page = chat_format.show_batch(batch, tokenizer, rows=2, max_tokens=1000)
-    drawn = segments(page)
-    assert [name for name, _ in drawn] == ["prefix", "chosen", "rejected"] * 2
-    tokens = [token for _, part in drawn for token in part]
-    assert [token for _, _, token in tokens] == batch["input_ids"][0].tolist()
-    assert [position for _, position, _ in tokens] == batch["position_ids"][0].tolist()
-    for number, row in enumerate(rows):
-        prefix, *branches = (part for _, part in drawn[3 * number : 3 * number + 3])
-        assert {role for role, _, _ in prefix} == {"prompt"}  # it stands once, all but the token where they part
-        for side, branch in zip(SIDES, branches, strict=True):
-            assert branch[0][1] == len(prefix)  # positions begin anew
-            expected = ["prompt" if label == LABEL_OF_PROMPT else side for label in row[f"{side}_labels"]]
-            assert [role for role, _, _ in prefix + branch] == expected
-            assert [token for _, _, token in prefix + branch] == row[f"{side}_input_ids"]
-
-
 # --- the choice of the pad token -------------------------------------------------------------------------------
 
 
@@ -340,10 +199,9 @@ def test_a_message_with_the_text_of_a_special_token_is_told(tokenizer, part):
         "chosen": [{"role": "assistant", "content": "Yes."}],
         "rejected": [{"role": "assistant", "content": "No."}],
     }
-    special = chat_format.special_text(tokenizer)
-    assert chat_format.special_text_problem(pair, special) is None
+    assert chat_format.special_text_problem(pair, tokenizer) is None
     pair[part][-1]["content"] += f" The token {tokenizer.eos_token} ends a text."
-    assert chat_format.special_text_problem(pair, special) == "text of a special token"
+    assert chat_format.special_text_problem(pair, tokenizer) == "text of a special token"
 
 
 def test_without_an_end_token_there_is_no_training():
@@ -352,14 +210,6 @@ def test_without_an_end_token_there_is_no_training():
 
 
 # --- many pairs at once ----------------------------------------------------------------------------------------
-
-
-def test_many_pairs_are_counted_like_each_alone(tokenizer):
-    """In their order, and whatever comes before; `test_preference_data` tries random texts and other tokenizers."""
-    alone = [chat_format.pair_lengths(pair, tokenizer) for pair in PAIRS]
-    assert chat_format.batch_lengths(PAIRS, tokenizer) == alone
-    assert chat_format.batch_lengths(PAIRS[::-1] + PAIRS, tokenizer) == alone[::-1] + alone
-    assert len(set(alone)) == len(alone) and chat_format.batch_lengths([], tokenizer) == []
 
 
 def test_what_a_tokenizers_file_or_an_earlier_call_asked_for_cuts_and_pads_nothing(small_base):

@@ -1,20 +1,20 @@
-"""Sources are found and loaded with the real clients from the practice hub, and what is wrong with them is named."""
+"""Sources and benchmarks are found and loaded, whole or streamed, and what is wrong is told in one sentence."""
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
+import httpx
 import pytest
 from datasets import Dataset, disable_progress_bars
 from huggingface_hub import DatasetCard, HfApi
 from support import stand_ins
 
-from utils.data.loading import collect, find, load
-from utils.data.sources import OTHERS, SEVEN, TEXTS, Source
+from utils.data import loading
+from utils.data.sources import BENCHMARKS, GSM8K_TRAIN, OTHERS, SEVEN, TEXTS, Source
 
 disable_progress_bars()
 KNOWN = {source.name: source for source in (*SEVEN, *OTHERS)}
-ROWS = [{"prompt": f"Question {number}?", "chosen": "Yes.", "rejected": "No."} for number in range(30)]
+ROWS = [{"prompt": f"Q{number}?", "chosen": "Yes.", "rejected": "No."} for number in range(5)]
 
 
 @pytest.fixture(autouse=True)
@@ -53,186 +53,171 @@ def write_lines(path, rows) -> str:
     return str(path)
 
 
-def local(source: Source, path) -> Source:
-    """A source whose rows lie in a file."""
-    return replace(source, repository=str(path), folder=None, streamed_rows=None)
+def load(source: Source, token: str | None = None, seed: int = 42) -> Source:
+    return loading.load(replace(source, origin=loading.find(source, token)), token, seed)
 
 
-def loaded(source: Source, **options):
-    return load(source, find(source, options.get("token")), **options)
+def test_a_stand_in_is_found_with_commit_host_licence_and_what_its_card_expects(published):
+    for source in SEVEN:
+        origin, info = loading.find(source), HfApi().dataset_info(source.repository, files_metadata=True)
+        card = DatasetCard.load(stand_ins.ALL_DATA[source.repository] / "README.md").data
+        assert origin.commit == info.sha and origin.host == "stand-in at 127.0.0.1"
+        assert origin.licence == card.license and origin.expected == card["rows_kept"] != source.published
+        assert origin.download_gb == pytest.approx(sum(file.size for file in info.siblings) / 1e9)
+    assert loading.find(KNOWN["stack-exchange"]).download_gb == 0  # what is streamed is no download
+    assert loading.find(BENCHMARKS[0]).commit == HfApi().dataset_info("openai/gsm8k").sha
 
 
-# --- finding ---------------------------------------------------------------------------------------------------
+def test_a_revision_is_found_and_loaded_whatever_came_after_it(hub, put_data):
+    first = put_data("lab/moving", {"data/train.parquet": ROWS})
+    put_data("lab/moving", {"data/train.parquet": ROWS[:2]})
+    source = Source("moving", "lab/moving", TEXTS, published=7, in_mix=9)
+    assert loading.find(source).expected == 9 and loading.find(source).host == "127.0.0.1"
+    assert len(load(source).rows) == 2 and len(load(replace(source, revision=first)).rows) == 5
+    for repository, revision, told in (("lab/nothing", None, "lab/nothing"), ("lab/moving", "v9", "no revision 'v9'")):
+        with pytest.raises(FileNotFoundError, match=told):
+            loading.find(Source("x", repository, revision=revision))
 
 
-@pytest.mark.parametrize("source", SEVEN, ids=lambda source: source.name)
-def test_a_stand_in_is_found_with_commit_host_licence_and_what_its_card_expects(published, source):
-    origin, info = find(source), HfApi().dataset_info(source.repository, files_metadata=True)
-    card = DatasetCard.load(stand_ins.ALL_DATA[source.repository] / "README.md").data
-    assert origin.commit == info.sha and origin.host == "stand-in at 127.0.0.1"
-    assert origin.licence == card.license and origin.expected == card["rows_kept"] != source.published
-    assert origin.download_gb == pytest.approx(sum(file.size for file in info.siblings) / 1e9)
-    assert 1e-6 < origin.download_gb < 1e-3
+def test_a_source_is_loaded_with_the_columns_that_it_needs_and_memory_mapped(published):
+    for source in (*SEVEN, *OTHERS):
+        found = load(source)
+        assert found == source and found.rows.column_names == source.needs
+        written = Dataset.from_parquet(str(next(stand_ins.ALL_DATA[source.repository].rglob("train-*.parquet"))))
+        assert sorted(map(str, found.rows)) == sorted(map(str, written.select_columns(source.needs)))
+        assert found.rows.cache_files
 
 
-@pytest.mark.parametrize(
-    "repository, revision, told",
-    [("lab/nothing-here", None, "has no dataset 'lab/nothing-here'"), ("argilla/dpo-mix-7k", "v9", "no revision 'v9'")],
-)
-def test_what_is_not_there_is_told(hub, repository, revision, told):
-    with pytest.raises(FileNotFoundError, match=told):
-        find(Source("x", repository, revision=revision))
+def test_fault_a_missing_column_is_named_with_what_is_there(tmp_path, put_data):
+    for source in SEVEN:
+        column = source.needs[-1]
+        table = Dataset.from_parquet(str(next(stand_ins.ALL_DATA[source.repository].rglob("train-*.parquet"))))
+        table.select(range(3)).rename_column(column, f"{column}_v2").to_parquet(tmp_path / f"{source.name}.parquet")
+        with pytest.raises(ValueError) as error:
+            load(replace(source, repository=str(tmp_path / f"{source.name}.parquet")))
+        assert f"Source {source.name}" in str(error.value) and f"no column {column}" in str(error.value)
+        assert f"{column}_v2" in str(error.value)
+    with pytest.raises(ValueError, match="no column chosen, rejected. It has prompt, text"):
+        load(Source("mine", write_lines(tmp_path / "mine.jsonl", [{"text": "a", "prompt": "b"}])))
 
 
-# --- loading ---------------------------------------------------------------------------------------------------
+def test_fault_a_score_or_flag_of_another_type_is_named_with_its_row(tmp_path):
+    rule = Source("made", "", TEXTS, rating="score", unless="seen", at_least=5)
+    cases = {"score": [5, None, "five"], "seen": [True, None, 1]}
+    for column, values in cases.items():
+        rows = [row | {"score": 5, "seen": False} | {column: value} for row, value in zip(ROWS, values, strict=False)]
+        file = write_lines(tmp_path / f"{column}.jsonl", rows)
+        with pytest.raises(ValueError, match=rf"{column}|cannot be read") as error:
+            load(replace(rule, repository=file))
+        assert "made" in str(error.value) or "made" in file or file in str(error.value)
+    table = Dataset.from_list([row | {"score": "9"} for row in ROWS])
+    table.to_parquet(tmp_path / "words.parquet")
+    with pytest.raises(ValueError, match="column score should hold numbers, and row 0 .counted from 0. holds '9'"):
+        load(Source("made", str(tmp_path / "words.parquet"), TEXTS, rating="score"))
+    for scores in ([9, 8, 10], [9.5, None, 8.0], [None] * 3):
+        rows = [row | {"score": score} for row, score in zip(ROWS, scores, strict=False)]
+        load(Source("made", write_lines(tmp_path / "fine.jsonl", rows), TEXTS, rating="score"))
 
 
-@pytest.mark.parametrize("source", [*SEVEN, *OTHERS], ids=lambda source: source.name)
-def test_a_source_is_loaded_with_the_columns_that_it_needs_and_memory_mapped(published, source):
-    found, table = loaded(source)
-    assert found == source and table.column_names == source.needs
-    folder = stand_ins.ALL_DATA[source.repository]
-    written = Dataset.from_parquet(str(next(folder.rglob("train-*.parquet")))).select_columns(source.needs)
-    assert sorted(map(str, table)) == sorted(map(str, written))  # streamed rows come in another order
-    if not source.streamed_rows:
-        assert list(table) == list(written)
-    assert stays_on_the_disk(table)
+def test_a_file_of_ones_own_takes_the_columns_that_it_has_or_says_what_is_wrong(tmp_path):
+    rows = [row | {"system": "Be brief.", "other": 1} for row in ROWS]
+    assert load(Source("mine", write_lines(tmp_path / "mine.jsonl", rows))).columns == {**TEXTS, "prompt": "prompt"} | {
+        "system": "system"
+    }
+    talks = [{"chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "user", "content": "a"}]}]
+    assert list(load(Source("mine", write_lines(tmp_path / "talks.jsonl", talks))).columns) == ["chosen", "rejected"]
+    (tmp_path / "pairs.csv").write_text("chosen,rejected")
+    with pytest.raises(ValueError, match="pairs.csv is not one of .jsonl, .json, .parquet"):
+        load(Source("mine", str(tmp_path / "pairs.csv")))
+    for name, content in (("empty.jsonl", ""), ("broken.jsonl", '{"chosen": '), ("no.parquet", "text")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+            load(Source("mine", str(tmp_path / name)))
 
 
-def stays_on_the_disk(table: Dataset) -> bool:
-    blocks = getattr(table.data, "blocks", [[table.data]])
-    return {type(block).__name__ for row in blocks for block in row} == {"MemoryMappedTable"}
+def test_split_configuration_folder_and_token_are_fields_of_a_source(put_data):
+    card = "---\nconfigs:\n- config_name: a\n  data_files: a.parquet\n- config_name: b\n  data_files: b.parquet\n---\n"
+    put_data("lab/two", {"README.md": card, "a.parquet": ROWS[:1], "b.parquet": ROWS[:3]})
+    assert len(load(Source("two", "lab/two", TEXTS, config="b")).rows) == 3
+    with pytest.raises(ValueError, match="has several configurations.*a, b"):
+        load(Source("two", "lab/two", TEXTS))
+    put_data("lab/stacks", {f"data/{name}/train.parquet": [{**ROWS[0], "prompt": name}] * 4 for name in ("rl", "rm")})
+    for streamed in (None, 10):
+        source = Source("stacks", "lab/stacks", TEXTS, folder="data/rm", streamed_rows=streamed)
+        assert load(source).rows["prompt"][:] == ["rm"] * 4
+    put_data("learner/secret", {"train.parquet": ROWS}, private=True)
+    assert len(load(Source("secret", "learner/secret", TEXTS), token="practice-read").rows) == 5
+    with pytest.raises(FileNotFoundError, match="learner/secret"):
+        load(Source("secret", "learner/secret", TEXTS))
 
 
-NEEDED = [(source, column) for source in (*SEVEN, *OTHERS) for column in source.needs]
-
-
-@pytest.mark.parametrize("source, column", NEEDED, ids=[f"{source.name}-{column}" for source, column in NEEDED])
-def test_fault_a_missing_or_renamed_column_is_named_with_what_is_there(tmp_path, source, column):
-    folder = stand_ins.ALL_DATA[source.repository]
-    table = Dataset.from_parquet(str(next(folder.rglob("train-*.parquet")))).select(range(3))
-    table.rename_column(column, f"{column}_v2").to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(ValueError) as error:
-        loaded(local(source, tmp_path / "train.parquet"))
-    text = str(error.value)
-    assert text.startswith(f"Source {source.name} ({tmp_path / 'train.parquet'}) has no column {column}. It has ")
-    there = text.split("It has ")[1].split(":")[0].split(", ")
-    assert there == sorted({*table.column_names, f"{column}_v2"} - {column}) and "`columns`" in text
-
-
-@pytest.mark.parametrize(
-    "column, values, told",
-    [
-        ("score", ["9.5", "9", "8"], "column score should hold numbers, and row 0 .counted from 0. holds '9.5'"),
-        ("score", [None, None, "9"], "column score should hold numbers, and row 2 .counted from 0. holds '9'"),
-        ("score", [[9.0], [8.0], []], "column score should hold numbers, and row 0 .counted from 0. holds .9.0."),
-        ("score", [True, False, True], "column score should hold numbers, and row 0 .counted from 0. holds True"),
-        ("seen", [None, "no", "yes"], "column seen should hold true or false, and row 1 .counted from 0. holds 'no'"),
-        ("seen", [0, 1, 1], "column seen should hold true or false, and row 0 .counted from 0. holds 0"),
-    ],
-    ids=["text", "text after nulls", "lists", "flags", "text as a flag", "numbers as a flag"],
-)
-def test_fault_a_score_or_flag_of_another_type_is_named_with_its_row(tmp_path, column, values, told):
-    source = Source("made", str(tmp_path / "pairs.parquet"), TEXTS, rating="score", unless="seen")
-    table = {"score": [9.0, None, 8.0], "seen": [False, None, True]} | {column: values}
-    Dataset.from_dict({name: ["a"] * 3 for name in TEXTS} | table).to_parquet(source.repository)
-    with pytest.raises(ValueError, match=f"Source made .*pairs.parquet.: {told}"):
-        loaded(source)
-
-
-@pytest.mark.parametrize(
-    "name", ["pairs.jsonl", "pairs.json", "pairs.parquet", ""], ids=["lines", "json", "parquet", "folder"]
-)
-@pytest.mark.parametrize("system", [False, True])
-def test_a_file_or_folder_of_ones_own_takes_the_columns_that_it_has(tmp_path, name, system):
-    mine = [row | {"note": "x"} | ({"system": "Be brief."} if system else {}) for row in ROWS]
-    if name.endswith(".json"):
-        (tmp_path / name).write_text(json.dumps(mine))
-    elif name.endswith(".jsonl"):
-        write_lines(tmp_path / name, mine)
-    else:
-        Dataset.from_list(mine).to_parquet(tmp_path / (name or "train.parquet"))
-    source, table = loaded(Source("mine", str(tmp_path / name)))
-    assert set(source.columns) == {"prompt", "chosen", "rejected"} | ({"system"} if system else set())
-    assert table.column_names == source.needs and len(table) == 30 and stays_on_the_disk(table)
-    assert source.pair(table[0])["prompt"][-1]["content"] == "Question 0?"
-    assert (source.pair(table[0])["prompt"][0]["role"] == "system") == system
-
-
-def test_fault_a_file_without_answers_says_what_it_has(tmp_path):
-    file = write_lines(tmp_path / "pairs.jsonl", [{"question": "Hi?", "chosen": "Yes."}])
-    with pytest.raises(ValueError, match="Source mine .* has no column prompt, rejected. It has chosen, question"):
-        loaded(Source("mine", file))
-
-
-def test_a_private_source_needs_the_token(put_data):
-    put_data("learner/private-source", {"train.parquet": ROWS}, private=True)
-    source = Source("private", "learner/private-source")
-    assert len(loaded(source, token="practice-read")[1]) == 30
-    with pytest.raises(FileNotFoundError, match="that you may read"):
-        find(source)
-
-
-# --- streaming -------------------------------------------------------------------------------------------------
-
-
-def test_of_a_streamed_source_only_so_many_rows_come_by_a_seeded_choice(published):
-    def questions(seed: int, count: int = 20) -> list[str]:
-        source, table = loaded(replace(KNOWN["stack-exchange"], streamed_rows=count), seed=seed)
-        assert source.streamed_rows == count and stays_on_the_disk(table)
-        return table["question"][:]
-
+def test_of_a_streamed_source_only_so_many_rows_come_by_a_seeded_choice_fetched_once(published):
     everything = [row["question"] for row in stand_ins.rows(stand_ins.STACK_EXCHANGE)]
-    first = questions(1)
+    source = replace(KNOWN["stack-exchange"], streamed_rows=20)
+
+    def fetched(token=None, seed=1) -> tuple[list[str], bool]:
+        before = len(published.requests)
+        found = load(source, token, seed).rows["question"][:]
+        return found, sum("resolve" in path and "parquet" in path for _, path, _ in published.requests[before:]) > 1
+
+    (first, new), (again, old), (other, third) = fetched(), fetched(token="practice-read"), fetched(seed=2)
     assert len(first) == 20 and set(first) < set(everything) and first != everything[:20]
-    assert questions(1) == first and questions(2) != first
-    assert sorted(questions(1, 1000)) == sorted(everything)
+    assert first == again and other != first and (new, old, third) == (True, False, True)
+    rows, tested = loading.load_rows(stand_ins.STACK_EXCHANGE, loading.find(source).commit, stream_rows=25)
+    assert tested is None and len(rows) == 25 and set(rows.column_names) == {"prompt", "chosen", "rejected"}
 
 
-# --- a hub that fails ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fault", [{"status": 503}, {"drop": True}], ids=["it fails", "it hangs up"])
-@pytest.mark.parametrize("name", ["math", "stack-exchange"], ids=["whole", "streamed"])
-def test_fault_a_hub_that_fails_while_rows_are_read_is_a_connection_error(put_data, hub, monkeypatch, name, fault):
+def test_fault_a_hub_that_fails_while_rows_are_read_is_a_connection_error(put_data, hub, monkeypatch):
     """So that it can be left out; datasets wraps it in errors of three other kinds."""
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setattr("datasets.config.STREAMING_READ_MAX_RETRIES", 2)
-    source = replace(KNOWN[name], repository=f"lab/failing-{name}-{len(fault)}-{next(iter(fault))}")
-    row = dict.fromkeys(source.needs, "a") | ({source.rating: 9.0} if source.rating else {})
-    put_data(source.repository, {f"{source.folder or 'data'}/train.parquet": [row] * 5})
-    origin = find(source)
-    hub.inject(f"{source.repository}/resolve/.*parquet", times=1000, **fault)
-    with pytest.raises(ConnectionError, match=f"failed for {source.repository} .*run this cell again"):
-        load(source, origin)
+    for name in ("math", "stack-exchange"):
+        for kind, fault in (("fails", {"status": 503}), ("drops", {"drop": True})):
+            source = replace(KNOWN[name], repository=f"lab/{kind}-{name}")
+            row = dict.fromkeys(source.needs, "a") | ({source.rating: 9.0} if source.rating else {})
+            put_data(source.repository, {f"{source.folder or 'data'}/train.parquet": [row] * 5})
+            found = replace(source, origin=loading.find(source))
+            hub.inject(f"{source.repository}/resolve/.*parquet", times=1000, **fault)
+            with pytest.raises(ConnectionError, match=f"failed for {source.repository} .*run this cell again"):
+                loading.load(found)
 
 
-# --- several at once -------------------------------------------------------------------------------------------
+def test_fault_a_network_lost_in_the_middle_of_a_stream_is_a_connection_error(published, monkeypatch):
+    def breaks_off(stream):
+        yield next(iter(stream))
+        raise httpx.ReadTimeout("slow")
+
+    monkeypatch.setattr(loading, "_rows_of", breaks_off)
+    with pytest.raises(ConnectionError, match="failed for lvwerra/stack-exchange-paired .*run this cell again"):
+        load(replace(KNOWN["stack-exchange"], streamed_rows=47))
+    with pytest.raises(ValueError, match="^as it was$"), loading.reading("lab/x", None):
+        raise ValueError("as it was")
 
 
-def things(*names):
-    return [SimpleNamespace(name=name) for name in names]
+def test_what_is_out_of_reach_stops_or_is_left_out_if_told_so(hub, tmp_path):
+    made, gone = Source("made", write_lines(tmp_path / "made.jsonl", ROWS)), Source("gone", "lab/nothing-here")
+    with pytest.raises(FileNotFoundError, match="lab/nothing-here.*To go on without gone, set MORE"):
+        loading.find_sources([made, gone], None, False)
+    found = loading.find_sources([made, gone], None, True)
+    first, second = loading.load_sources(found, None, 1, True)
+    assert len(first.rows) == 5 and second.rows is None and "lab/nothing-here" in second.left_out
+    with pytest.raises(ValueError, match="No source could be reached"):
+        loading.load_sources(found[1:], None, 1, True)
+    with pytest.raises(ValueError, match="no column"):  # there, and broken: never left out
+        loading.load_sources([replace(first, columns={"chosen": "answer"})], None, 1, True)
 
 
-@pytest.mark.parametrize("kind", [FileNotFoundError, PermissionError, ConnectionError])
-def test_what_is_out_of_reach_stops_or_is_left_out_if_told_so(kind):
-    def work(thing):
-        if thing.name == "gone":
-            raise kind("The Hub has no such thing.")
-        return thing.name.upper()
-
-    with pytest.raises(kind, match="no such thing. To go on without gone, set SKIP_UNREACHABLE = True.") as error:
-        collect(things("a", "gone", "b"), work, go_on=False)
-    assert isinstance(error.value.__cause__, kind)
-    assert collect(things("a", "b"), work, go_on=False) == ({"a": "A", "b": "B"}, {})
-    done, lost = collect(things("a", "gone", "b"), work, go_on=True)
-    assert done == {"a": "A", "b": "B"} and lost == {"gone": "The Hub has no such thing."}
-    assert collect([], work, go_on=False) == ({}, {})
-
-
-def test_a_source_that_is_there_and_broken_is_never_left_out():
-    def work(thing):
-        raise ValueError("no column chosen")
-
-    with pytest.raises(ValueError, match="no column chosen$"):
-        collect(things("a"), work, go_on=True)
+def test_items_are_lists_of_texts_with_the_question_first(hub):
+    found = loading.load_items(loading.find_sources([*BENCHMARKS, GSM8K_TRAIN], None, False), None, False)
+    for benchmark in found:
+        made = stand_ins.rows(benchmark.repository, benchmark.split)
+        question = next(iter(benchmark.columns))
+        assert [texts[0] for texts in benchmark.rows] == [item[question] for item in made]
+        assert len(made) > 20 and all(isinstance(text, str) and text for texts in benchmark.rows for text in texts)
+    choices = {benchmark.name: len(benchmark.rows[0]) for benchmark in found}
+    assert choices["arc"] > 3 and choices["mmlu"] == choices["hellaswag"] == 5 and choices["gsm8k"] == 2
+    strange = replace(found[0], columns={"riddle": "riddle"})
+    with pytest.raises(
+        ValueError, match="Benchmark gsm8k .openai/gsm8k. has no column riddle. It has answer, question"
+    ):
+        loading.load_items([strange], None, True)

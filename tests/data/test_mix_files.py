@@ -2,21 +2,20 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from data.test_mix import cleaned, examined
 from datasets import Dataset, disable_progress_bars, load_dataset
 from huggingface_hub import DatasetCard, HfApi
+from support.mixing import cleaned, examined
 
-from utils.data import benchmark_items, loading, mix_files
-from utils.data import loading as source_loading
-from utils.data import mix as mixing
+from utils.data import loading, mix, mix_files
 from utils.data import pairs as preference_data
 from utils.data.mix_files import FILES, find_report, push_mix, write_mix
 from utils.data.overlap import BenchmarkIndex
-from utils.data.sources import SEVEN, Source
+from utils.data.sources import SEVEN, Source, choose_benchmarks
 from utils.practice import stand_ins
 
 disable_progress_bars()
@@ -30,22 +29,19 @@ def parts(hub, tokenizer, tmp_path_factory) -> SimpleNamespace:
     file = tmp_path_factory.mktemp("my-secret-folder") / "mine.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in MINE))
     known = {source.name: source for source in SEVEN}
-    chosen = [known["math"], known["truthy"], Source("mine", str(file)), Source("gone", "lab/gone", published=7)]
-    benchmarks = benchmark_items.choose(["gsm8k", "mmlu", "arc"])
-    origins, lost = source_loading.collect([*chosen, *benchmarks[:2]], source_loading.find, go_on=True)
-    loaded, _ = source_loading.collect(
-        chosen[:3], lambda source: source_loading.load(source, origins[source.name]), go_on=False
+    asked = [known["math"], known["truthy"], Source("mine", str(file)), Source("gone", "lab/gone", published=7)]
+    sources = loading.load_sources(loading.find_sources(asked, None, True), None, 42, True)
+    benchmarks = loading.load_items(
+        loading.find_sources(choose_benchmarks(["gsm8k", "mmlu"]), None, False), None, False
     )
-    items = {each.name: benchmark_items.load_items(each, origins[each.name].commit) for each in benchmarks[:2]}
-    ledger, pairs = examined(list(loaded.values()), tokenizer, BenchmarkIndex(items))
-    mixing.split(cleaned(ledger, pairs, chosen), 0.2)
-    lost |= {"arc": "The Hub has no such benchmark."}
-    report = {
-        "sources": mix_files.count(ledger, chosen, origins, lost),
-        "benchmarks": mix_files.count_items(ledger, benchmarks, items, origins, lost),
-        "tokenizer": {"repository": stand_ins.BASE_MODEL, "revision": "c" * 40},
-        "parameters": {"MAX_LENGTH": 1024, "NEAR_DUPLICATE": 0.8, "SEED": 42},
-    }
+    benchmarks.append(replace(choose_benchmarks(["arc"])[0], left_out="The Hub has no such benchmark."))
+    index = BenchmarkIndex({benchmark.name: benchmark.rows for benchmark in benchmarks if benchmark.rows})
+    ledger, pairs = examined(sources, tokenizer, index)
+    mix.split_mix(cleaned(ledger, pairs, sources), 0.2)
+    base = SimpleNamespace(name=stand_ins.BASE_MODEL, commit="c" * 40)
+    settings = {"MAX_LENGTH": 1024, "NEAR_DUPLICATE": 0.8, "SEED": 42}
+    report = mix_files.mix_report(ledger, sources, benchmarks, tokenizer, base, settings)
+    origins = {source.name: source.origin for source in [*sources, *benchmarks]}
     return SimpleNamespace(**locals())
 
 
@@ -93,7 +89,7 @@ def test_a_mix_that_was_written_anew_is_read_anew(parts, folder):
 def test_the_ledger_says_of_every_row_what_became_of_it(parts, folder):
     ledger = pd.read_parquet(folder / "ledger.parquet")
     assert list(ledger.columns) == ["source", "row", "rating", "reason", "told", "twin", "item", "match", "split"]
-    assert Counter(ledger.source) == {name: len(rows) for name, (_, rows) in parts.loaded.items()}
+    assert Counter(ledger.source) == {source.name: len(source.rows) for source in parts.sources if source.rows}
     assert not ledger.duplicated(["source", "row"]).any()
     assert (ledger.reason.isna() == ledger.split.notna()).all()
     again = ledger.reason.astype(object).where(ledger.reason.notna(), None)
@@ -112,7 +108,7 @@ def test_the_report_adds_up(parts, folder):
         if name == "gone":
             continue
         assert entry["rows"] == entry["train"] + entry["test"] + sum(entry["dropped"].values())
-        assert entry["rows"] == len(parts.loaded[name][1])
+        assert entry["rows"] == len(next(source.rows for source in parts.sources if source.name == name))
         assert entry["train"] == sum(pair["source"] == name for pair in pairs_of(parts, "train"))
         whole.update({key: entry[key] for key in ("rows", "train", "test")})
     assert report["totals"] == whole and whole["rows"] == len(parts.ledger)
@@ -121,27 +117,6 @@ def test_the_report_adds_up(parts, folder):
     math = report["sources"]["math"]
     assert math["revision"] == parts.origins["math"].commit and math["host"] == "stand-in at 127.0.0.1"
     assert (math["rule"], math["licence"], math["published"]) == ("chosen_rating >= 9", "apache-2.0", 2181)
-
-
-def test_items_are_counted_for_whatever_reason_a_row_is_dropped(parts):
-    ledger = parts.ledger.copy()
-    ledger["item"] = None
-    ledger.loc[[3, 4, 5], "item"] = ["gsm8k 0", "gsm8k 17", "mmlu 3"]
-    counts = mix_files.count_items(ledger, parts.benchmarks, parts.items, parts.origins, parts.lost)
-    assert {name: entry.get("rows") for name, entry in counts.items()} == {"gsm8k": 2, "mmlu": 1, "arc": None}
-    assert counts["gsm8k"]["items"] == len(parts.items["gsm8k"]) and counts["gsm8k"]["split"] == "test"
-    assert counts["gsm8k"]["revision"] == parts.origins["gsm8k"].commit
-    ledger["item"] = None
-    counts = mix_files.count_items(ledger, parts.benchmarks, parts.items, parts.origins, parts.lost)
-    assert counts["mmlu"]["rows"] == 0
-    assert mix_files.count_items(ledger, [], {}, {}, {}) == {}
-
-
-def test_a_row_that_vanished_is_noticed(parts):
-    ledger = parts.ledger.copy()
-    ledger.loc[ledger.index[ledger.split == "train"][0], "split"] = None
-    with pytest.raises(AssertionError, match="rows of math vanished"):
-        mix_files.count(ledger, parts.chosen, parts.origins, parts.lost)
 
 
 def test_fault_a_report_is_there_only_if_the_mix_is_whole(parts, folder, monkeypatch):
@@ -219,3 +194,25 @@ def test_a_token_that_may_only_read_pushes_nothing(hub, folder):
     with pytest.raises(PermissionError, match="learner/read-only"):
         push_mix(folder, "learner/read-only", "practice-read")
     assert ("dataset", "learner/read-only") not in hub.repos
+
+
+def test_items_are_counted_for_whatever_reason_and_a_row_that_vanished_is_noticed(parts):
+    ledger = parts.ledger.copy()
+    ledger["item"] = None
+    ledger.loc[[3, 4, 5], "item"] = ["gsm8k 0", "gsm8k 17", "mmlu 3"]
+    made = ledger, parts.sources, parts.benchmarks, parts.tokenizer, parts.base, parts.settings
+    counts = mix_files.mix_report(*made)["benchmarks"]
+    assert {name: entry.get("rows") for name, entry in counts.items()} == {"gsm8k": 2, "mmlu": 1, "arc": None}
+    assert counts["gsm8k"]["items"] == len(parts.benchmarks[0].rows) and counts["gsm8k"]["split"] == "test"
+    ledger.loc[ledger.index[ledger.split == "train"][0], "split"] = None
+    with pytest.raises(ValueError, match="Rows of math vanished"):
+        mix_files.mix_report(*made)
+
+
+def test_what_would_stop_a_mix_later_is_red_at_once(hub, parts, tmp_path):
+    base = SimpleNamespace(name="lab/gated", licence="llama3", may_read=False)
+    red = mix_files.check_place(parts.sources, base, tmp_path, "learner/mix", "practice-read")
+    assert [line.name for line in red if not line.fine][:2] == ["licence", "token"]
+    base.may_read = True
+    assert all(line.fine for line in mix_files.check_place(parts.sources, base, tmp_path, "", None))
+    assert mix_files.own_repository("", WRITE) == "learner/orpo-mix" and mix_files.own_repository("a/b", None) == "a/b"

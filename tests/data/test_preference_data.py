@@ -3,21 +3,23 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from data.test_mix import cleaned, examined
 from datasets import Dataset, Features, Json, Value, disable_progress_bars
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import stand_ins
+from support.mixing import cleaned, examined
 
 from utils import hub as hub_access
 from utils.data import chat_format, loading, mix_files
 from utils.data import mix as mixing
 from utils.data import pairs as preference_data
-from utils.data.examining import BROKEN
 from utils.data.loading import Origin
+from utils.data.mix import BROKEN
 from utils.data.overlap import BenchmarkIndex
 from utils.data.pairs import NotAPair
 from utils.data.sources import SEVEN
@@ -64,13 +66,6 @@ def test_a_file_is_loaded_as_its_train_split(tmp_path, rows, suffix):
         loading.load_splits(str(path), split="train_prefs")
 
 
-def test_a_file_of_another_format_is_refused(tmp_path):
-    path = tmp_path / "pairs.csv"
-    path.write_text("chosen,rejected\n")
-    with pytest.raises(ValueError, match=r"pairs\.csv is not one of \.jsonl, \.json, \.parquet"):
-        loading.load_splits(str(path))
-
-
 def test_a_data_set_of_several_configurations_asks_which(tmp_path, rows):
     for name, part in (("easy", rows[:2]), ("hard", rows[2:])):
         (tmp_path / name).mkdir()
@@ -108,6 +103,10 @@ def mix():
 def held_out():
     """Rows whose prompts stand in no other data."""
     return Dataset.from_list([raw_row(f"Held out {number}?") for number in range(20)])
+
+
+def split_of(pairs) -> dict[str, list[dict]]:
+    return {name: list(part) for name, part in pairs.items()}
 
 
 @pytest.mark.parametrize(
@@ -347,7 +346,7 @@ def tokenizers(tokenizer) -> Tokenizers:
     return Tokenizers({"llama_3_tokenizer": tokenizer, **made})
 
 
-@settings(max_examples=400, **STEADY)
+@settings(max_examples=150, **STEADY)
 @given(data=st.data())
 def test_any_row_is_a_pair_or_says_why_it_is_none(data):
     source = data.draw(st.sampled_from(SEVEN))
@@ -368,14 +367,14 @@ def test_any_row_is_a_pair_or_says_why_it_is_none(data):
 
 
 @pytest.mark.timeout(180)
-@settings(max_examples=25, **STEADY)
+@settings(max_examples=12, **STEADY)
 @given(rows=MIXES)
 def test_whatever_comes_in_is_kept_or_dropped_for_a_reason(tokenizers, rows):
     tokenizer = tokenizers.by_name["llama_3_tokenizer"]
     index = BenchmarkIndex({"made": [["Who are you, and what do you want?"]]})
-    tables = [(source, as_table(source, rows[source.name])) for source in SEVEN]
-    assert [dict(row) for row in tables[4][1]] == rows["toxic"]  # nothing is lost on the way
-    ledger, pairs = examined(tables, tokenizer, index)
+    sources = [replace(source, rows=as_table(source, rows[source.name])) for source in SEVEN]
+    assert [dict(row) for row in sources[4].rows] == rows["toxic"]  # nothing is lost on the way
+    ledger, pairs = examined(sources, tokenizer, index)
     ledger = cleaned(ledger, pairs, SEVEN, max_length=200)
     assert Counter(ledger.source) == Counter({name: len(part) for name, part in rows.items() if part})
     assert set(ledger.reason.dropna()) <= set(mixing.REASONS)
@@ -390,22 +389,23 @@ def test_whatever_comes_in_is_kept_or_dropped_for_a_reason(tokenizers, rows):
         prompts.append(words(pair))
     assert len(set(prompts)) == len(prompts)
     try:
-        mixing.split(ledger, 0.5)
+        mixing.split_mix(ledger, 0.5)
     except ValueError as error:
         sides = ledger.split.dropna().unique()
         assert len(sides) < 2 and f"{len(kept)} of {len(ledger)} rows are kept" in str(error)
     assert (ledger.split.notna() == ledger.reason.isna()).all()
-    origins = {source.name: Origin("c" * 40, "here", "mit", 0.0, None) for source in SEVEN}
-    counts = mix_files.count(ledger, SEVEN, origins, {})  # asserts that nothing vanished
+    found = [replace(source, origin=Origin("c" * 40, "here", "mit", 0.0, None)) for source in SEVEN]
+    base = SimpleNamespace(name="base", commit=None)
+    counts = mix_files.mix_report(ledger, found, [], tokenizer, base, {})["sources"]  # refuses if a row vanished
     assert sum(entry["train"] + entry["test"] for entry in counts.values()) == len(kept)
     if rows["math"]:  # the same again
-        once_more, _ = examined(tables, tokenizer, index)
+        once_more, _ = examined(sources, tokenizer, index)
         columns = ["source", "row", "reason", "hash", "twin", "prompt_tokens"]
         again = cleaned(once_more, pairs, SEVEN, max_length=200)
         pd.testing.assert_frame_equal(again[columns], ledger[columns])
 
 
-# --- tokens, counted by turns ----------------------------------------------------------------------------------
+# --- tokens of whole talks ----------------------------------------------------------------------------------
 
 
 MARKS = [
@@ -429,10 +429,14 @@ def pairs_to_count(draw) -> dict:
     return {"prompt": prompt} | {side: [turn("assistant", draw(SPOKEN))] for side in ("chosen", "rejected")}
 
 
-@settings(max_examples=120, **STEADY)
+@settings(max_examples=40, **STEADY)
 @given(pairs=st.lists(pairs_to_count(), max_size=3))
-def test_tokens_counted_by_turns_are_those_of_whole_talks(tokenizers, pairs):
+def test_tokens_are_those_of_whole_talks(tokenizers, pairs):
     """On tokenizers with and without a begin token, a normalizer, and a mark of their own at the start of a text."""
     for name, tokenizer in tokenizers.by_name.items():
-        expected = [chat_format.pair_lengths(pair, tokenizer) for pair in pairs]
-        assert chat_format.batch_lengths(pairs, tokenizer) == expected, name
+        for pair, (prompt, *answers) in zip(pairs, chat_format.batch_lengths(pairs, tokenizer), strict=True):
+            head = tokenizer.apply_chat_template(pair["prompt"], add_generation_prompt=True, return_dict=False)
+            assert len(head) == prompt, name
+            for side, tokens in zip(("chosen", "rejected"), answers, strict=True):
+                talk = pair["prompt"] + pair[side]
+                assert len(tokenizer.apply_chat_template(talk, return_dict=False)) == prompt + tokens, name

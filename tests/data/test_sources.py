@@ -8,16 +8,17 @@ from datasets import Dataset
 from support import stand_ins
 
 from utils.data.pairs import NotAPair, to_pair
-from utils.data.sources import ANSWERS, OTHERS, SEVEN, Source, apply_rule, choose
-
-EIGHTH = Source(  # as notebook 02 writes it out
-    name="capybara-preferences",
-    repository="argilla/Capybara-Preferences",
-    columns=ANSWERS,
-    rating="chosen_rating",
-    at_least=5,
-    published=7424,
+from utils.data.sources import (
+    BENCHMARKS,
+    OTHERS,
+    SEVEN,
+    Source,
+    apply_rule,
+    choose_benchmarks,
+    choose_sources,
 )
+
+EIGHTH = OTHERS[0]
 # The rules once more, as plainly as can be: which rows are taken.
 RULES = {
     "capybara": lambda row: row["rating_chosen"] >= 5,
@@ -86,22 +87,6 @@ def test_each_missing_score_or_raised_flag_has_its_reason():
     assert ledger.rating.isna().tolist() == [score is None or score != score for score in scores]
 
 
-def test_rules_are_written_over_the_sources_own_columns():
-    assert {source.name: source.rule for source in MIXED} == {
-        "capybara": "rating_chosen >= 5",
-        "intel-orca": "chosen_score >= 9 and not in_gsm8k_train",
-        "ultrafeedback": "chosen-rating >= 5",
-        "math": "chosen_rating >= 9",
-        "toxic": "all rows",
-        "prm": "all rows",
-        "truthy": "all rows",
-        "capybara-preferences": "chosen_rating >= 5",
-    }
-    assert Source("made", "made", unless="seen").rule == "not seen"
-    assert Source("made", "made", rating="score", at_least=4.5).rule == "score >= 4.5"
-    assert Source("made", "made", rating="score").rule == "all rows"
-
-
 # --- pairs -----------------------------------------------------------------------------------------------------
 
 ANSWER_OF = {  # where the texts of the two answers stand
@@ -114,7 +99,7 @@ ANSWER_OF = {  # where the texts of the two answers stand
 }
 
 
-@pytest.mark.parametrize("source", [*MIXED, *OTHERS], ids=lambda source: source.name)
+@pytest.mark.parametrize("source", [*SEVEN, *OTHERS], ids=lambda source: source.name)
 def test_every_row_of_a_source_becomes_a_pair_with_its_own_answers(source):
     rows, pairs = rows_of(source.repository), 0
     assert set(source.needs) <= set(rows.column_names)
@@ -155,43 +140,44 @@ def test_a_source_may_bring_a_mapper_of_its_own():
 
 # --- choosing --------------------------------------------------------------------------------------------------
 
-KNOWN = [*SEVEN, *OTHERS, EIGHTH]
-NAMES = ["capybara", "intel-orca", "ultrafeedback", "math", "toxic", "prm", "truthy"]
+
+def names_of(*names: str) -> list[str]:
+    return [source.name for source in choose_sources(list(names))]
 
 
-def names_of(*arguments) -> list[str]:
-    return [source.name for source in choose(*arguments)]
-
-
-def test_the_seven_with_the_toxic_one_only_if_it_is_asked_for():
-    assert names_of(None, True, KNOWN) == NAMES
-    assert names_of(None, False, KNOWN) == [name for name in NAMES if name != "toxic"]
-    assert names_of(["toxic"], False, KNOWN) == ["toxic"]  # a name asks for it too
-    assert names_of(["truthy", "math"], True, KNOWN) == ["truthy", "math"]
+def test_sources_are_chosen_by_name_hub_id_or_path(tmp_path):
+    assert names_of("mix") == ["capybara", "intel-orca", "ultrafeedback", "math", "prm", "truthy"]
+    assert names_of("mix", "toxic")[-1] == "toxic" and names_of("truthy", "math") == ["truthy", "math"]
+    known = [*SEVEN, *OTHERS]
+    for source in known:
+        assert choose_sources([source.name]) == choose_sources([source.repository]) == [source]
+    assert len({source.name for source in known}) == len({source.repository for source in known}) == 11
+    assert choose_sources(["somebody/dpo-v0.2", "math"]) == [Source("dpo-v0.2", "somebody/dpo-v0.2"), by_name("math")]
+    (tmp_path / "my.pairs.jsonl").touch()
+    (tmp_path / "v0.2").mkdir()
+    files = [str(tmp_path / "my.pairs.jsonl"), str(tmp_path / "v0.2"), str(tmp_path) + "/"]
+    assert names_of(*files) == ["my.pairs", "v0.2", tmp_path.name]
 
 
 @pytest.mark.parametrize(
-    "name, called",
+    "names, told",
     [
-        ("somebody/pairs", "pairs"),
-        ("somebody/toxic-dpo-v0.2", "toxic-dpo-v0.2"),
+        (["math", "ultrafeedbak"], "SOURCES: ultrafeedbak is no file or folder here, .* none of mix, capybara"),
+        (["mix", "math"], "SOURCES has math twice: take one out, or rename a file"),
+        (["math", "somebody/math"], "SOURCES has math twice"),
+        ([], "SOURCES is empty: name one or more of mix, capybara"),
     ],
 )
-def test_an_unknown_name_with_an_owner_is_a_hub_id(name, called):
-    assert choose([name, "math"], False, KNOWN) == [Source(called, name), by_name("math")]
+def test_what_cannot_be_chosen_is_told(names, told):
+    with pytest.raises(ValueError, match=told):
+        choose_sources(names)
 
 
-@pytest.mark.parametrize("name", ["pairs.jsonl", "ultrafeedbak"])
-def test_a_misspelt_name_is_told_the_known_ones(name):
-    with pytest.raises(ValueError, match=f"SOURCES: {name} is no file or folder here, .* none of capybara, intel-orca"):
-        choose(["math", name], False, KNOWN)
-
-
-@pytest.mark.parametrize(
-    "names",
-    [["math", "truthy", "math"], ["math", "argilla/distilabel-math-preference-dpo"], ["math", "somebody/math"]],
-    ids=["a name", "a name and its Hub id", "two with one name"],
-)
-def test_what_is_named_twice_is_refused(names):
-    with pytest.raises(ValueError, match="SOURCES has math twice: take one out, or rename a file"):
-        choose(names, False, KNOWN)
+def test_benchmarks_are_chosen_by_name():
+    assert choose_benchmarks(["all"]) == BENCHMARKS and choose_benchmarks([]) == []
+    assert [benchmark.repository for benchmark in choose_benchmarks(["mmlu", "arc"])] == [
+        "cais/mmlu",
+        "allenai/ai2_arc",
+    ]
+    with pytest.raises(ValueError, match="There is no benchmark mmul, squad. Choose from gsm8k, truthfulqa, arc"):
+        choose_benchmarks(["squad", "arc", "mmul"])

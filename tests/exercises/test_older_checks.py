@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from utils.data import sources
-from utils.exercises import data_exercises
+from utils.exercises import data_exercises, notebook_02
 from utils.train import base, memory
 
 
@@ -49,9 +49,9 @@ def test_cards():
 
 def test_words():
     for similarity, right in ((0.8, 49), (0.9, 99)):
-        data_exercises.check_words(right, similarity)
-        refused("which is below", data_exercises.check_words, right - 1, similarity)
-        refused(f"{right} words are, too", data_exercises.check_words, right + 1, similarity)
+        notebook_02.check_words(right, similarity)
+        refused("which is below", notebook_02.check_words, right - 1, similarity)
+        refused(f"{right} words are, too", notebook_02.check_words, right + 1, similarity)
 
 
 def test_sources():
@@ -63,24 +63,24 @@ def test_sources():
         "at_least": 4,
         "unless": "bot",
     }
-    data_exercises.check_source(sources.Source(**given))
+    notebook_02.check_source(sources.Source(**given))
     for change, said in [
         ({"columns": {"question": "prompt", "better": "chosen", "worse": "rejected"}}, "the wrong way round"),
         ({"rating": "score"}, "no column 'score'"),
         ({"at_least": 5}, "leaves out a row that should be taken"),
         ({"unless": None}, "takes a row that should be left out"),
     ]:
-        refused(said, data_exercises.check_source, sources.Source(**(given | change)))
+        refused(said, notebook_02.check_source, sources.Source(**(given | change)))
 
 
 def test_filters():
     lines = [("a", 0, 5.0, None, 3, 9, 9), ("a", 1, 5.0, None, 3, 8, 9), ("a", 2, 1.0, "score too low", 3, 90, 9)]
     columns = ["source", "row", "rating", "reason", "prompt_tokens", "chosen_tokens", "rejected_tokens"]
     ledger = pd.DataFrame(lines, columns=columns)
-    data_exercises.check_filter(lambda line: line["chosen_tokens"] <= 2 * line["rejected_tokens"], ledger)
+    notebook_02.check_filter(lambda line: line["chosen_tokens"] <= 2 * line["rejected_tokens"], ledger)
     for function, said in [
         (lambda line: line.rejected_tokens <= 2 * line.chosen_tokens, "it should go"),
         (lambda line: None, "returns None"),
         (lambda line: line.row == 0 and line.chosen_tokens <= 2 * line.rejected_tokens, "stay"),
     ]:
-        refused(said, data_exercises.check_filter, function, ledger)
+        refused(said, notebook_02.check_filter, function, ledger)

@@ -51,17 +51,3 @@ def test_the_table_has_the_fix_beside_each_red_and_nothing_beside_green():
     assert list(table.data["what would fix it"]) == ["", checks[1].mend]
     page = table.to_html()
     assert page.count(preflight.GREEN) == page.count(preflight.RED) == 1 and "&lt;that&gt;" in page
-
-
-def test_a_source_is_compared_with_what_was_published_and_never_stops():
-    same = preflight.check_rows("math", 2418, 2181, 2181)
-    assert same.fine and same.name == "math" and same.found == "2,181 of 2,418 rows taken, 2,181 expected (+0)"
-    more, fewer = (preflight.check_rows("prm", 7985, 7985, expected) for expected in (7958, 10_000))
-    assert not more.fine and more.found.endswith("7,985 of 7,985 rows taken, 7,958 expected (+27)")
-    assert not fewer.fine and fewer.found.endswith("10,000 expected (-2,015)")
-    unknown = preflight.check_rows("mine", 30, 0, None)
-    assert unknown.fine and unknown.found == "0 of 30 rows taken; nothing is published to compare with"
-    assert not preflight.check_rows("mine", 30, 1, 0).fine  # none expected is not nothing known
-    preflight.stop_if_red([more, fewer])
-    page = preflight.as_table([same, more, unknown]).to_html()
-    assert page.count(preflight.RED) == 1 and "look at its card and history" in page

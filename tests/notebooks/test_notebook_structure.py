@@ -28,10 +28,8 @@ DOCUMENTS = [
     *sorted((ROOT / "notebooks").rglob("*.ipynb")),
 ]
 NOT_YET = {  # "NN rule" or a path: what is being rewritten and does not keep a rule yet
-    *(f"02 {rule}" for rule in ("essential", "eight names")),
-    *(f"{number} parameters" for number in ("00", "02", "09")),
-    *(f"{number} short cells" for number in ("02", "09")),
-    *(f"0{number} line length" for number in (0, 2, 3, 9)),
+    *(f"{number} parameters" for number in ("00", "09")),
+    *("09 short cells", "00 line length", "03 line length", "09 line length"),
     *("00 eight names", "09 eight names"),
     *("utils/preflight.py", "README.md"),
 }

@@ -30,11 +30,10 @@ from pathlib import Path
 from IPython.display import HTML, display
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from utils.data import chat_format, mix as mixing
+from utils.data import chat_format
 from utils.widgets import memory as memory_calculator
 from utils import curves, exercises, figures
 from utils import evaluate, widgets
-from utils.widgets import pairs as pair_browser
 from utils.train import profiles, recipes
 from utils.practice import stand_ins
 ROOT = Path.cwd()
@@ -82,7 +81,7 @@ def cells() -> dict[str, str]:
         "before loss": BEFORE_LOSS,
         "01_loss_explorer": cell_with("01", "explore_loss("),
         "before pairs": BEFORE_PAIRS,
-        "02_pair_browser": cell_with("02", "pair_browser.browse("),
+        "02_pair_browser": cell_with("02", "widgets.browse_pairs("),
         "before curves": BEFORE_CURVES,
         "runs": cell_with("04", "read_made_runs("),
         "04_curve_explorer": cell_with("04", "explore_curves("),

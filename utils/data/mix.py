@@ -1,12 +1,22 @@
 """From the rows of many sources to one mix: a ledger that says what became of each.
 
 The ledger is a data frame with one line for every row of every source. A line whose `reason` is empty is kept; each
-step writes its reason into lines that have none yet. So nothing can vanish uncounted. Left out: what the steps look
-at, see `sources`, `examining` and `overlap`, and the files that come of it, see `mix_files`.
+step writes its reason into lines that have none yet. So nothing can vanish uncounted.
 """
 
-from utils.data import overlap
-from utils.data.examining import BROKEN
+from dataclasses import replace
+from functools import partial
+from statistics import median
+
+from utils.data import chat_format, overlap
+from utils.data import pairs as pair_rows
+from utils.data.pairs import NotAPair
+from utils.data.sources import GSM8K_TRAIN, Source, apply_rule
+
+BROKEN = "broken row"
+BATCH = 100  # rows that are Python objects at one time, in each process
+SMALL = 2000  # fewer rows are examined sooner than another process is started
+TOKENS = ["prompt_tokens", "chosen_tokens", "rejected_tokens"]
 
 # The steps in their order: what a row is dropped for is the first of these that it trips over.
 REASONS = [
@@ -20,6 +30,7 @@ REASONS = [
     "empty answer",
     "equal answers",
     "text of a special token",
+    "asked by the course",
     "prompt too long",
     "answer too long",
     "in a benchmark",
@@ -29,16 +40,8 @@ REASONS = [
 ]
 
 
-def check_parameters(sources, caps: dict[str, float], near_duplicate: float, test_share: float) -> None:
-    """Stop at a parameter that could only fail, or surprise, after all rows have been examined.
-
-    Args:
-        sources: `utils.data.sources.Source` that are wanted.
-        caps, near_duplicate, test_share: see `over_caps`, `near_duplicates`, `split`.
-
-    Raises:
-        ValueError: naming the parameter, its value, and what it may be.
-    """
+def check_mix(sources: list[Source], caps: dict[str, float], near_duplicate: float, test_share: float) -> None:
+    """Raise `ValueError` for a parameter that could only fail, or surprise, after all rows have been examined."""
     names = [source.name for source in sources]
     if wrong := {name: cap for name, cap in caps.items() if name not in names or cap < 0}:
         raise ValueError(f"CAPS = {wrong}: take rows, or a share up to 1.0, of {', '.join(names)}.")
@@ -48,93 +51,195 @@ def check_parameters(sources, caps: dict[str, float], near_duplicate: float, tes
         raise ValueError(f"TEST_SHARE = {test_share}: take a share between 0 and 1, such as 0.02.")
 
 
-def enter(ledger, pairs):
-    """Write into the ledger what `examine` found.
+def start_ledger(sources: list[Source]):
+    """Ask each source's rule which of its rows are taken: one line for every row, see `apply_rule`."""
+    import pandas as pd
 
-    Args:
-        ledger: all sources' parts, one under the other, with an index from 0.
-        pairs: what `examine` returned for each of them, in the same order, as one data set.
+    return pd.concat(
+        [apply_rule(source, source.rows) for source in sources if source.rows is not None], ignore_index=True
+    )
 
-    Returns:
-        The ledger with `pair` (the pair's number in `pairs`, or -1), and the columns that `examine` found, without
-        texts and signatures.
 
-    Raises:
-        ValueError: if the pairs are not those that the ledger keeps so far.
+def count_taken(ledger, sources: list[Source]) -> list[dict]:
+    """Compare how many rows each rule takes with how many it took when the mix was published: rows of a table."""
+    table = []
+    for source in sources:
+        lines = ledger[ledger.source == source.name]
+        taken, expected = int(lines.reason.isna().sum()), source.origin and source.origin.expected
+        told = "nothing is published to compare with" if expected is None else "as expected"
+        if expected is not None and taken != expected:
+            told = f"{taken - expected:+,}: the source has changed, or the rule is another one; look at its card"
+        row = {"source": source.name, "a row is taken if": source.rule, "rows": len(lines), "taken": taken}
+        table.append(row | {"expected": expected, "compared": source.left_out or told})
+    return table
+
+
+def examine_rows(ledger, sources: list[Source], tokenizer, index: overlap.BenchmarkIndex, processes: int = 2):
+    """Look once at every row that the rules took, write what is wrong into the ledger, and return (ledger, pairs).
+
+    The ledger gets `pair` (a number in `pairs`, or -1), the tokens of each part, `hash` of the prompt, `item` and
+    `match` of a benchmark, and `told`, more about a broken row; `twin` is for the line kept in this one's place.
     """
     import numpy as np
+    from datasets import concatenate_datasets
+    from tqdm.auto import tqdm
 
-    few = ["problem", "told", "prompt_tokens", "chosen_tokens", "rejected_tokens", "hash", "item", "match"]
-    found = pairs.select_columns(few).to_pandas()
+    if "pair" in ledger:  # the cell runs again
+        ledger = start_ledger(sources)
+    loaded = [source for source in sources if source.rows is not None]
+    parts = []
+    for source in tqdm(loaded, desc="Examining", leave=False):
+        parts.append(examine(source, ledger[ledger.source == source.name], tokenizer, index, processes))
+    pairs = concatenate_datasets(parts)
+    found = pairs.select_columns(["problem", "told", *TOKENS, "hash", "item", "match"]).to_pandas()
     taken = np.flatnonzero(ledger.reason.isna())
-    if "pair" in ledger or len(taken) != len(found):
-        raise ValueError(
-            f"The ledger keeps {len(taken)} rows, and {len(found)} were examined: they go together once. Make the "
-            "ledger from its parts again, examine those, then enter them."
-        )
     ledger = ledger.join(found.set_index(taken))
-    ledger["pair"] = -1
+    ledger["pair"] = ledger["twin"] = -1
     ledger.loc[taken, "pair"] = range(len(taken))
-    ledger["twin"] = -1  # the line that is kept in this one's place
-    drop(ledger, ledger.problem.notna(), ledger.problem)
-    return ledger.drop(columns="problem")
+    drop_rows(ledger, ledger.problem.notna(), ledger.problem)
+    return ledger.drop(columns="problem"), pairs
 
 
-def drop(ledger, lines, reason) -> int:
-    """Give lines of the ledger a reason, if they have none yet, and return how many.
+def examine(source: Source, ledger, tokenizer, index: overlap.BenchmarkIndex, processes: int = 2):
+    """Examine the rows of one source, of which `ledger` is the part: pair, tokens, and what others may compare.
 
-    Args:
-        ledger: changed in place.
-        lines: which, a boolean for each.
-        reason: one text, or one for each line.
+    Returns a data set, memory-mapped, one line for each row that the rule took; see `_features`. A row that is no pair
+    has empty `prompt`, `chosen` and `rejected`.
+    """
+    from datasets import Dataset
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    taken = ledger.row[ledger.reason.isna()].to_numpy()
+    if not len(taken):
+        return Dataset.from_dict({column: [] for column in _features()}, features=_features())
+    look = partial(_examine, source=replace(source, rows=None), tokenizer=tokenizer, index=index)
+    were_disabled = are_progress_bars_disabled()
+    disable_progress_bars()  # two for each source and process would fill the notebook
+    try:
+        return source.rows.select(taken).map(
+            lambda batch, places: look(batch, taken[places]),
+            with_indices=True,
+            batched=True,
+            batch_size=BATCH,
+            num_proc=processes if len(taken) > SMALL else None,
+            remove_columns=source.rows.column_names,
+            features=_features(),
+            load_from_cache_file=False,  # the cache would not notice that this code has changed
+        )
+    finally:
+        if not were_disabled:
+            enable_progress_bars()
+
+
+def _features():
+    from datasets import Features, List, Value
+
+    messages = List({"role": Value("string"), "content": Value("string")})
+    return Features(
+        {
+            "source": Value("string"),
+            **{part: messages for part in ("prompt", "chosen", "rejected")},
+            "row": Value("int64"),
+            "problem": Value("string"),
+            "told": Value("string"),
+            **{column: Value("int32") for column in TOKENS},
+            "hash": Value("float64"),
+            "signature": List(Value("uint32"), length=overlap.PERMUTATIONS),
+            "item": Value("string"),
+            "match": Value("string"),
+        }
+    )
+
+
+def _examine(batch: dict, numbers, source: Source, tokenizer, index) -> dict[str, list]:
+    found = [_pair_of(source, dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)]
+    whole = [line for line in found if line["prompt"]]
+    for line, lengths in zip(whole, chat_format.batch_lengths(whole, tokenizer), strict=True):
+        line["problem"] = pair_rows.text_problem(line, tokenizer)
+        line["hash"] = pair_rows.prompt_hash(line)
+        line |= dict(zip(TOKENS, lengths, strict=True)) | _compare(line, index)
+    for line, number in zip(found, numbers, strict=True):
+        line |= {"source": source.name, "row": int(number)}
+    return {column: [line.get(column) for line in found] for column in _features()}
+
+
+def _pair_of(source: Source, row: dict) -> dict:
+    import numpy as np
+
+    nothing = {"prompt": [], "chosen": [], "rejected": [], "signature": np.zeros(overlap.PERMUTATIONS, np.uint32)}
+    try:
+        return source.pair(row)
+    except NotAPair as error:
+        return nothing | {"problem": str(error)}
+    except ValueError as error:
+        return nothing | {"problem": BROKEN, "told": str(error).split(". The row has")[0]}
+
+
+def _compare(pair: dict, index) -> dict:
+    """Note what a pair is compared by: the words of the talk without its system message, which thousands share."""
+    talk = [message["content"] for message in pair["prompt"] if message["role"] != "system"]
+    answers = [pair[side][0]["content"] for side in ("chosen", "rejected")]
+    item, match = index.match([*talk, *answers], talk[-1]) or (None, None)
+    found = [word for text in talk for word in overlap.words(text)]
+    return {"signature": overlap.signature(overlap.numbers(found)), "item": item, "match": match}
+
+
+def share_lost(path, windows=(512, 768, 1024, 1536, 2048)) -> list[dict]:
+    """Say of the real pairs whose tokens a file lists what share each window would cost, and of what answers."""
+    import json
+
+    lengths = [
+        (prompt + max(chosen, rejected), chosen) for prompt, chosen, rejected in json.loads(path.read_text())["pairs"]
+    ]
+    table = []
+    for window in windows:
+        kept = [chosen for whole, chosen in lengths if whole <= window]
+        lost = [chosen for whole, chosen in lengths if whole > window]
+        row = {"max_length": f"{window:,}", "pairs lost": f"{len(lost) / len(lengths):.0%}"}
+        row |= {"chosen answer kept, median tokens": median(kept), "chosen answer lost, median tokens": median(lost)}
+        table.append(row)
+    return table
+
+
+def drop_rows(ledger, lines, reason) -> int:
+    """Give lines of the ledger, in place, a reason, if they have none yet, and return how many.
+
+    `lines` is a boolean for each; `reason` one text, or one for each line.
     """
     lines = lines & ledger.reason.isna()
     ledger.loc[lines, "reason"] = reason if isinstance(reason, str) else reason[lines]
     return int(lines.sum())
 
 
-def best_first(ledger, sources):
-    """Order the lines kept so far: the best rated first, on one scale from 0 to 1, then those without a rating.
+def drop_copies(ledger, pairs, sources: list[Source], threshold: float) -> dict[str, int]:
+    """Drop all but the best rated of the lines with one prompt, then of those with similar ones; count both.
 
-    Args:
-        ledger: of `enter`.
-        sources: `utils.data.sources.Source`, whose scales differ.
-
-    Returns:
-        Index of the ledger in this order; equals stay in the order of the sources and rows.
+    `threshold` is the Jaccard similarity of 5-word runs, see `overlap.find_near_duplicates`. The line that is kept in
+    a dropped one's place goes into `twin`.
     """
+    ledger["twin"] = same_prompts(ledger, best_first(ledger, sources))
+    counts = {"same prompt": drop_rows(ledger, ledger.twin >= 0, "same prompt")}
+    twins = near_duplicates(ledger, pairs, best_first(ledger, sources), threshold)
+    ledger["twin"] = ledger.twin.where(twins < 0, twins)
+    return counts | {"near duplicate": drop_rows(ledger, twins >= 0, "near duplicate")}
+
+
+def best_first(ledger, sources: list[Source]):
+    """Order the lines kept so far: the best rated first, on one scale from 0 to 1, then those without a rating."""
     best = ledger.source.map({source.name: source.best for source in sources}).astype(float)
     share = ((ledger.rating - 1) / (best - 1)).fillna(-1.0)[ledger.reason.isna()]
     return share.sort_values(ascending=False, kind="stable").index
 
 
 def same_prompts(ledger, order):
-    """Find for each line the better one with the same prompt, whatever its case and spacing.
-
-    Args:
-        ledger: of `enter`.
-        order: of `best_first`.
-
-    Returns:
-        Line that is kept in the place of each, or -1.
-    """
+    """Find for each line the first one in `order` with the same prompt, whatever its case and spacing, or -1."""
     first = ledger.loc[order].drop_duplicates("hash").reset_index().set_index("hash")["index"]
     twins = ledger.hash.map(first).where(ledger.reason.isna(), -1).fillna(-1).astype(int)
     return twins.where(twins != ledger.index, -1)
 
 
 def near_duplicates(ledger, pairs, order, threshold: float):
-    """Find for each line the better one that it nearly repeats.
-
-    Args:
-        ledger: of `enter`.
-        pairs: the pairs that it speaks of.
-        order: of `best_first`.
-        threshold: Jaccard similarity of 5-word runs; see `utils.data.overlap.find_near_duplicates`.
-
-    Returns:
-        Line that is kept in the place of each, or -1.
-    """
+    """Find for each line the better one that it nearly repeats, or -1."""
     import numpy as np
     import pandas as pd
 
@@ -146,15 +251,10 @@ def near_duplicates(ledger, pairs, order, threshold: float):
 
 
 def over_caps(ledger, caps: dict[str, float], seed: int):
-    """Choose by a seeded draw what is too much of a source.
+    """Choose by a seeded draw what is too much of a source; a boolean for each line.
 
-    Args:
-        ledger: of `enter`.
-        caps: source -> the most rows of it, an integer, or the share of its rows, up to 1.0; see `check_parameters`.
-        seed: of the draw, which gives every row of a source its place in the queue, whatever else was dropped.
-
-    Returns:
-        A boolean for each line.
+    `caps` are source -> the most rows of it, an integer, or the share of its rows, up to 1.0. The draw gives every row
+    of a source its place in the queue, whatever else was dropped.
     """
     import numpy as np
     import pandas as pd
@@ -169,15 +269,10 @@ def over_caps(ledger, caps: dict[str, float], seed: int):
     return over
 
 
-def split(ledger, test_share: float) -> None:
+def split_mix(ledger, test_share: float) -> None:
     """Write into the ledger on which side each kept pair falls, by the hash of its prompt alone.
 
-    Args:
-        ledger: of `enter`; its column `split` becomes "train", "test", or `None` for what is dropped.
-        test_share: of the pairs, from 0 to 1.
-
-    Raises:
-        ValueError: if a side is empty, with the reasons of what was dropped.
+    Its column `split` becomes "train", "test", or `None` for what is dropped. Raises `ValueError` if a side is empty.
     """
     kept = ledger.reason.isna()
     ledger["split"] = None
@@ -192,50 +287,61 @@ def split(ledger, test_share: float) -> None:
             )
 
 
-def clusters(ledger, pairs, sources, most: int = 8) -> list[dict]:
-    """List the largest groups of prompts that are alike: what is kept of each, and what went for it.
+def row_reader(sources: list[Source]):
+    """Make a function of a source's name and a row's number that returns the pair, or raises `ValueError`."""
+    by_name = {source.name: source for source in sources}
+    return lambda name, row: by_name[name].pair(by_name[name].rows[row])
 
-    Args:
-        ledger: with `twin` filled in.
-        pairs: the pairs that it speaks of.
-        sources: `utils.data.sources.Source`, for the ends of their scales.
-        most: groups.
-    """
+
+def copy_groups(ledger, pairs, sources: list[Source], most: int = 8) -> list[dict]:
+    """List the largest groups of prompts that are alike: what is kept of each, and what went for it."""
     best = {source.name: source.best for source in sources}
     ends = ledger.twin[ledger.twin >= 0]
     while (further := ledger.twin[ends].to_numpy()).max(initial=-1) >= 0:  # what replaced a row may itself be replaced
         ends = ends.where(further < 0, further)
-    rows = []
+    table = []
     for line, members in sorted(ends.groupby(ends).groups.items(), key=lambda group: (-len(group[1]), group[0]))[:most]:
-        rows.append(
-            {
-                "prompt": pairs[int(ledger.pair[line])]["prompt"][-1]["content"][:120],
-                "kept": _place(ledger.loc[line], best),
-                "dropped": "; ".join(_place(ledger.loc[member], best) for member in members[:6]),
-                "copies": len(members),
-            }
-        )
-    return rows
+        dropped = [_place(ledger.loc[member], best) for member in members[:6]]
+        kept = {"prompt": pairs[int(ledger.pair[line])]["prompt"][-1]["content"][:120]}
+        kept |= {"kept": _place(ledger.loc[line], best), "dropped": "; ".join(dropped), "copies": len(members)}
+        table.append(kept)
+    return table
 
 
 def _place(line, best: dict[str, float]) -> str:
     import pandas as pd
 
     rating = "" if pd.isna(line.rating) else f", rated {line.rating:g} of {best[line.source]:g}"
-    return f"{line.source} {line.row}{rating}{'' if pd.isna(line.reason) else f', {line.reason}'}"
+    reason = "" if pd.isna(line.reason) else f", {line.reason}"
+    return f"{line.source} {line.row}{rating}{reason}"
 
 
-def examples(ledger, read, reasons) -> list[dict]:
-    """Show the first row that each source lost for each reason.
+def shared_phrases(ledger, most: int = 20):
+    """List the words that rows dropped for a benchmark share with its items, the most frequent first."""
+    hits = ledger[ledger.reason == "in a benchmark"]
+    phrases = hits.groupby("match").agg(rows=("row", "size"), source=("source", "first"), item=("item", "first"))
+    return phrases.sort_values("rows", ascending=False).reset_index().head(most)
 
-    Args:
-        ledger: of `enter`.
-        read: function of a source's name and a row's number that returns the pair, or raises a ValueError.
-        reasons: in their order.
 
-    Returns:
-        Rows of a table: source, reason, rows, row (its number), and the beginning of its prompt or what was wrong.
+def compare_flags(sources: list[Source], questions: Source):
+    """Count the rows that a source flags as GSM8K training questions, and those found by 13 words: a table, or `None`.
+
+    `questions` is `GSM8K_TRAIN` with its items. `None` if no source has such a flag, or if one is out of reach.
     """
+    import pandas as pd
+
+    flagged = [source for source in sources if source.unless == "in_gsm8k_train" and source.rows is not None]
+    if not flagged or questions.left_out:
+        return None
+    index = overlap.BenchmarkIndex({GSM8K_TRAIN.name: questions.rows})
+    asked = flagged[0].rows.select_columns([flagged[0].columns["prompt"], "in_gsm8k_train"]).to_pandas()
+    found = [index.match([question], question) is not None for question in asked.iloc[:, 0]]
+    flag = asked["in_gsm8k_train"].rename("flagged by the source")
+    return pd.crosstab(flag, pd.Series(found, name="found by 13 words"))
+
+
+def lost_examples(ledger, read) -> list[dict]:
+    """Show the first row that each source lost for each reason; `read` is of `row_reader`. Rows of a table."""
     found = []
     for (name, reason), lines in ledger[ledger.reason.notna()].groupby(["source", "reason"], sort=False):
         line = lines.iloc[0]
@@ -245,21 +351,35 @@ def examples(ledger, read, reasons) -> list[dict]:
             text = str(error).split(". The row has")[0]
         entry = {"source": name, "dropped for": reason, "rows": len(lines), "row": int(line.row)}
         found.append(entry | {"for example": text[:100]})
-    order = {reason: place for place, reason in enumerate(reasons)}
+    order = {reason: place for place, reason in enumerate(REASONS)}
     return sorted(found, key=lambda entry: order.get(entry["dropped for"], len(order)))
 
 
-def beside_published(account, sources):
-    """Turn an account on its side, and end it with what each rule took and what it took for the published mix.
+def account(ledger):
+    """Count for each source, and in a last line for "all", what came in, what each reason took, and what is kept.
 
-    Args:
-        account: of `utils.data.mix_figures.account`.
-        sources: `utils.data.sources.Source` that it speaks of.
-
-    Returns:
-        `pandas.DataFrame`: one column for each source and one for all, one line for each step.
+    Returns a data frame with `source`, `rows in`, one column for each reason that occurs, and `kept`. Raises
+    `ValueError` if kept and dropped rows do not add up.
     """
-    table = account.set_index("source").T
+    import pandas as pd
+
+    found = list(ledger["reason"].dropna().unique())
+    columns = [*(reason for reason in dict.fromkeys([*REASONS, *found]) if reason in found), "kept"]
+    outcome = ledger["reason"].astype(object).where(ledger["reason"].notna(), "kept")
+    sources = ledger["source"].astype(object)
+    names = sources.dropna().unique()
+    table = pd.crosstab(sources, outcome).reindex(index=names, columns=columns, fill_value=0)
+    table.insert(0, "rows in", sources.value_counts().reindex(names))
+    table.loc["all"] = table.sum()
+    lost = table["rows in"] - table[columns].sum(axis="columns")
+    if lost.any() or table.loc["all", "rows in"] != len(ledger):
+        raise ValueError(f"Kept and dropped rows do not add up to the {len(ledger)} lines:\n{table.to_string()}")
+    return table.rename_axis("source").rename_axis(None, axis="columns").reset_index()
+
+
+def account_beside_published(ledger, sources: list[Source]):
+    """Turn the account on its side, and end it with what each rule took and what it took for the published mix."""
+    table = account(ledger).set_index("source").T
     rules = ["no score", "score too low", *(source.unless for source in sources)]
     published = {source.name: source.published or 0 for source in sources}
     taken = table.loc["rows in"] - table.loc[[step for step in table.index if step in rules]].sum()
@@ -267,3 +387,35 @@ def beside_published(account, sources):
     table.loc["published, of the real one"] = [published.get(name, sum(published.values())) for name in table]
     table = table.astype(object).map(lambda count: f"{count:,}" if count else "")
     return table.rename_axis("step").rename_axis(None, axis="columns").reset_index()
+
+
+# What 1,000 pairs that fit into 1,024 tokens hold, each prompt counted twice: modelled from the mix's byte counts, for
+# the run that `train.profiles.Profile.hours` is stated for gives no tokens.
+TOKENS_OF_HOURS = 853_000
+
+
+def token_budget(ledger, hours: dict[str, float]) -> list[dict]:
+    """Predict what one epoch costs on 1,000 pairs like the train pairs, and on all of them: rows of a table.
+
+    The stock trainer reads a prompt beside each answer; `hours` are those of 1,000 pairs on each card.
+    """
+    prompt, chosen, rejected = ledger.loc[ledger["split"] == "train", TOKENS].dropna().mean()
+    table = []
+    for pairs in (1000, int((ledger["split"] == "train").sum())):
+        distinct = pairs * (prompt + chosen + rejected)
+        stock = distinct + pairs * prompt
+        row = {"pairs": f"{pairs:,}", "tokens, prompts twice": f"{stock:,.0f}", "prompts once": f"{distinct:,.0f}"}
+        table.append(row | {f"on {name}": in_words(each * stock / TOKENS_OF_HOURS) for name, each in hours.items()})
+    return table
+
+
+def in_words(hours: float) -> str:
+    """Write a time in the unit that people would use.
+
+    Example:
+        >>> [in_words(hours) for hours in (0.25, 3.7, 88, 13_600, 50_000)]
+        ['15 min', '3.7 h', '3.7 days', '570 days', '5.7 years']
+    """
+    for unit, size, most in (("min", 1 / 60, 1), ("h", 1, 48), ("days", 24, 2 * 8760), ("years", 8760, float("inf"))):
+        if hours < most:
+            return f"{float(f'{hours / size:.2g}'):g} {unit}"

@@ -1,51 +1,14 @@
-"""The pictures of a mix: what each rule takes away, the ratings, the lengths, and what training on it will cost.
+"""The pictures of a mix: what each rule takes away, the ratings, and the lengths; each is (figure, alt text)."""
 
-All are drawn from a ledger: a data frame with one line for every row of every source, with the columns `source`, `row`
-(its number there), `rating`, `reason` (why the row is dropped, `None` if it is kept), `prompt_tokens`, `chosen_tokens`,
-`rejected_tokens` (NaN where they were never counted) and `split` ("train", "test" or `None`). Each function that draws
-returns (figure, alt text). Left out: making the ledger, and the texts, which `pair_browser` shows.
-"""
+from utils.data import mix
+from utils.figures import COLOURS, fill_style, line_style, new_figure
 
-from utils.figures import COLOURS, SEQUENCE, fill_style, line_style, new_figure
-
-# What 1,000 pairs that fit into 1,024 tokens hold, each prompt counted twice: modelled from the mix's byte counts, for
-# the run that `Profile.hours` is stated for gives no tokens.
-TOKENS_OF_HOURS = 853_000
 ROUND = [mark * 10**power for power in range(10) for mark in (1, 2, 5)]  # labels of an axis of tokens
 
 
-def account(ledger, reasons):
-    """Count for each source what came in, what each reason took, and what is kept.
-
-    Args:
-        reasons: names in the order of the rules; others that occur go last.
-
-    Returns:
-        Data frame with one line for each source in order of appearance, and a last line "all": `source`, `rows in`,
-        one column for each reason that occurs, `kept`.
-
-    Raises:
-        ValueError: if a row belongs to no source, so that kept and dropped rows would not add up.
-    """
-    import pandas as pd
-
-    found = list(ledger["reason"].dropna().unique())
-    columns = [*(reason for reason in dict.fromkeys([*reasons, *found]) if reason in found), "kept"]
-    outcome = ledger["reason"].astype(object).where(ledger["reason"].notna(), "kept")
-    sources = ledger["source"].astype(object)
-    names = sources.dropna().unique()
-    table = pd.crosstab(sources, outcome).reindex(index=names, columns=columns, fill_value=0)
-    table.insert(0, "rows in", sources.value_counts().reindex(names))
-    table.loc["all"] = table.sum()
-    lost = table["rows in"] - table[columns].sum(axis="columns")
-    if lost.any() or table.loc["all", "rows in"] != len(ledger):
-        raise ValueError(f"Kept and dropped rows do not add up to the {len(ledger)} lines:\n{table.to_string()}")
-    return table.rename_axis("source").rename_axis(None, axis="columns").reset_index()
-
-
-def plot_waterfall(ledger, reasons):
+def plot_waterfall(ledger):
     """Draw how the rows that come in become the rows that are kept, one bar for each reason, stacked by source."""
-    table = account(ledger, reasons)
+    table = mix.account(ledger)
     steps, total = list(table.columns[1:]), table.iloc[-1]
     lines, everything = range(len(steps)), int(total["rows in"])
     figure, (axis,) = new_figure(width=9, height=1.1 + 0.29 * len(steps))
@@ -73,12 +36,7 @@ def plot_waterfall(ledger, reasons):
 
 
 def plot_ratings(ledger, sources):
-    """Draw the ratings of each source that has any, in two colours: what its threshold keeps, and what not.
-
-    Args:
-        sources: objects with `name`, `best` (the top of the scale, which begins at 1), `at_least` (the threshold or
-            `None`) and `rule` (in words).
-    """
+    """Draw the ratings of each source that has any, in two colours: what its threshold keeps, and what not."""
     import numpy as np
 
     ratings = {name: part.to_numpy(dtype=float) for name, part in ledger.groupby("source", observed=True)["rating"]}
@@ -118,11 +76,8 @@ def plot_ratings(ledger, sources):
 def plot_lengths(ledger, max_lengths=(512, 768, 1024, 1536, 2048), chosen: int = 1024):
     """Draw how long the pairs of each source are, and which share would not fit into each window.
 
-    The length of a pair is its prompt with the longer answer, and only pairs whose tokens are known are counted.
-
-    Args:
-        max_lengths: windows in tokens.
-        chosen: the window that is set, drawn in bold.
+    The length of a pair is its prompt with the longer answer, and only pairs whose tokens are known are counted. The
+    window that is `chosen` is drawn in bold.
     """
     import numpy as np
 
@@ -164,80 +119,9 @@ def plot_lengths(ledger, max_lengths=(512, 768, 1024, 1536, 2048), chosen: int =
     return figure, f"Lengths of {len(whole):,} pairs. Median tokens: {medians}. Share that does not fit: {cut}."
 
 
-def token_budget(ledger, profiles: dict) -> list[dict]:
-    """Predict what training costs on 1,000 pairs like the train pairs, and on all of them.
-
-    Args:
-        profiles: name -> `utils.train.profiles.Profile`.
-
-    Returns:
-        For each of the two: `pairs`, `tokens in the stock trainer` (the prompt beside each answer), `distinct tokens`
-        (the prompt once), `hours` (profile name -> predicted hours of one epoch of Llama 3 8B).
-
-    Raises:
-        ValueError: if no train pair has its tokens counted.
-    """
-    parts = ["prompt_tokens", "chosen_tokens", "rejected_tokens"]
-    train = ledger.loc[ledger["split"] == "train", parts].dropna()
-    if train.empty:
-        raise ValueError("No train pair has its tokens counted: count tokens and split before predicting the cost.")
-    prompt, chosen, rejected = train.mean()
-    budgets = []
-    for pairs in (1000, len(train)):
-        distinct = pairs * (prompt + chosen + rejected)
-        stock = distinct + pairs * prompt
-        hours = {name: float(profile.hours * stock / TOKENS_OF_HOURS) for name, profile in profiles.items()}
-        tokens = {"tokens in the stock trainer": round(stock), "distinct tokens": round(distinct)}
-        budgets.append({"pairs": pairs, **tokens, "hours": hours})
-    return budgets
-
-
-def budget_rows(budgets: list[dict]) -> list[dict]:
-    """Write the budgets of `token_budget` as rows for a table, in words."""
-    rows = []
-    for budget in budgets:
-        counts = {name: f"{value:,}" for name, value in budget.items() if name != "hours"}
-        rows.append(counts | {f"on {name}": in_words(hours) for name, hours in budget["hours"].items()})
-    return rows
-
-
-def plot_budget(budgets: list[dict]):
-    """Draw the budgets of `token_budget`: tokens on the left, predicted hours on each profile on the right."""
-    figure, (left, right) = new_figure(2, width=4.8, height=3.0)
-    tokens = [[budget["tokens in the stock trainer"], budget["distinct tokens"]] for budget in budgets]
-    hours = [list(budget["hours"].values()) for budget in budgets]
-    _draw_costs(left, ["stock trainer:\nprompt twice", "distinct:\nprompt once"], tokens, _millions)
-    _draw_costs(right, list(budgets[0]["hours"]), hours, in_words)
-    left.set_title("Tokens of one epoch", fontsize=10)
-    right.set_title("Predicted time of one epoch, Llama 3 8B", fontsize=10)
-    units = {1 / 60: "1 min", 1: "1 h", 24: "1 day", 730: "1 month", 8760: "1 year"}
-    _set_ticks(left, ROUND, _millions)
-    _set_ticks(right, units, units.get)
-    names = [f"{budgets[0]['pairs']:,} pairs", f"all {budgets[1]['pairs']:,} train pairs"]
-    figure.legend(left.lines[:2], names, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    rows = [", ".join(f"{name} {value}" for name, value in row.items()) for row in budget_rows(budgets)]
-    return figure, f"Cost of one epoch: {'; '.join(rows)}."
-
-
-def in_words(hours: float) -> str:
-    """Write a time in the unit that people would use.
-
-    Example:
-        >>> [in_words(hours) for hours in (0.25, 3.7, 88, 13_600, 50_000)]
-        ['15 min', '3.7 h', '3.7 days', '570 days', '5.7 years']
-    """
-    units = (("min", 1 / 60, 1), ("h", 1, 48), ("days", 24, 2 * 8760), ("years", 8760, float("inf")))
-    unit, size = next((unit, size) for unit, size, most in units if hours < most)
-    return f"{float(f'{hours / size:.2g}'):g} {unit}"
-
-
 def _places(ledger) -> dict[str, int]:
     """Number the sources, so that each has the same colour, marker and pattern in every figure."""
     return {source: place for place, source in enumerate(ledger["source"].unique())}
-
-
-def _millions(tokens: float) -> str:
-    return f"{tokens / 1e6:.3g} M"
 
 
 def _set_ticks(axis, places, write, **options) -> None:
@@ -246,18 +130,3 @@ def _set_ticks(axis, places, write, **options) -> None:
     shown = [place for place in places if low <= place <= high]
     axis.set_xticks(shown, [write(place) for place in shown], **options)
     axis.set_xticks([], minor=True)
-
-
-def _draw_costs(axis, labels: list[str], costs: list[list[float]], write) -> None:
-    """Draw two costs on each line, joined; the smaller one's value stands on its left, the other on its right."""
-    lines = range(len(labels))
-    for values, colour, marker in zip(costs, SEQUENCE, "os", strict=False):
-        axis.plot(values, lines, color=colour, marker=marker, linestyle="none", markersize=8)
-    axis.set(xscale="log", ylim=(len(labels) - 0.4, -0.6))
-    axis.set_yticks(lines, labels)
-    axis.margins(x=0.3)  # room for the values
-    for line, pair in zip(lines, zip(*costs, strict=True), strict=True):
-        axis.plot(sorted(pair), [line, line], color="#bbbbbb", zorder=0)
-        for value, place, side in ((min(pair), -8, "right"), (max(pair), 8, "left")):
-            options = {"textcoords": "offset points", "ha": side, "va": "center", "fontsize": 8}
-            axis.annotate(write(value), (value, line), (place, 0), **options)

@@ -1,13 +1,10 @@
-"""The files of a mix: Parquet for train and test, a ledger of every row, a report of every count, and a data card.
-
-Left out: what is in the mix, see `mixing`.
-"""
+"""The files of a mix: Parquet for train and test, a ledger of every row, a report of every count, and a data card."""
 
 import hashlib
 import json
 from pathlib import Path
 
-from utils import hub as hub_access
+from utils import environment, hub
 from utils.data import chat_format
 
 FILES = ["train.parquet", "test.parquet", "ledger.parquet", "report.json", "README.md"]
@@ -15,70 +12,78 @@ PAIR = ["source", "prompt", "chosen", "rejected"]
 LEDGER = ["source", "row", "rating", "reason", "told", "twin", "item", "match", "split"]
 
 
-def count(ledger, chosen, origins: dict, lost: dict[str, str]) -> dict[str, dict]:
-    """Count for each source what became of its rows.
+def check_place(sources, base, folder, repo_id: str, token: str | None) -> list:
+    """Check what would stop a mix later, as lines of `preflight`: the base's licence, the disk, the right to push.
 
-    Args:
-        ledger: of `utils.data.mix`, with its column `split`.
-        chosen: `utils.data.sources.Source`, those in the ledger and those that could not be reached.
-        origins: source -> `utils.data.loading.Origin`.
-        lost: source that could not be reached -> why.
-
-    Returns:
-        source -> repository, revision, host, licence, rule, and the counts: rows in, taken by the rule and expected to
-            be, train, test, dropped by reason.
+    `sources` are found, `base` is of `hub.describe_repository`, and an empty `repo_id` pushes nothing. The disk holds
+    what is downloaded, and the same rows again, uncompressed, as they are read and as they are examined.
     """
-    counts = {}
-    for source in chosen:
-        origin, lines = origins.get(source.name), ledger[ledger.source == source.name]
-        repository = source.repository if origin is None or origin.commit else Path(source.repository).name
-        entry = {"repository": repository, "rule": source.rule, "published": source.published}
-        if source.name in lost:
-            counts[source.name] = entry | {"left_out": lost[source.name]}
-            continue
-        dropped = {reason: int(number) for reason, number in lines.reason.value_counts().items()}
-        entry |= {"revision": origin.commit, "host": origin.host, "licence": origin.licence}
-        entry |= {"taken": int((lines.pair >= 0).sum()), "expected": origin.expected}
-        entry |= {split: int((lines.split == split).sum()) for split in ("train", "test")}
-        counts[source.name] = entry | {"rows": len(lines), "dropped": dropped}
-        assert len(lines) == entry["train"] + entry["test"] + sum(dropped.values()), f"rows of {source.name} vanished"
-    return counts
+    from utils import preflight
+
+    size_gb = sum({source.origin.commit: source.origin.download_gb for source in sources if source.origin}.values())
+    lines = [preflight.Check("licence", base.may_read, f"{base.name}: {base.licence}", hub.way_in(base.name))]
+    lines += preflight.check_disk(
+        [(5 * size_gb, hub.cache_folder(), "sources and benchmarks"), (size_gb, folder, "the mix")]
+    )
+    identity = hub.hub_identity(token) if repo_id else None
+    return lines + preflight.check_writing(identity, [repo_id] if repo_id else [])
 
 
-def count_items(ledger, benchmarks, items: dict, origins: dict, lost: dict[str, str]) -> dict[str, dict]:
-    """Count for each benchmark its items, and the rows that hold one of them, for whatever reason they are dropped.
+def own_repository(repo_id: str, token: str | None) -> str:
+    """Return the repository to push to: as named, or orpo-mix under the name of the token's owner."""
+    identity = None if repo_id else hub.hub_identity(token)
+    return repo_id or f"{identity['name'] if identity else 'you'}/orpo-mix"
 
-    Args:
-        ledger: of `utils.data.mix`, with its column `item`.
-        benchmarks: `utils.data.benchmark_items.Benchmark`.
-        items: benchmark -> its items.
-        origins, lost: see `count`.
+
+def mix_report(ledger, sources, benchmarks, tokenizer, base, parameters: dict) -> dict:
+    """Count what became of every row, of each source and of all, beside commits, licences, parameters and versions.
+
+    `sources` and `benchmarks` are those asked for, also those out of reach; `base` has the tokenizer's name and commit.
     """
     names = ledger["item"].dropna().str.rsplit(" ", n=1).str[0]
-    counts = {}
-    for benchmark in benchmarks:
-        entry = {"repository": benchmark.repository, "split": benchmark.split}
-        if benchmark.name in items:
-            origin = origins[benchmark.name]
-            entry |= {"revision": origin.commit, "host": origin.host, "items": len(items[benchmark.name])}
-            counts[benchmark.name] = entry | {"rows": int((names == benchmark.name).sum())}
-        else:
-            counts[benchmark.name] = entry | {"left_out": lost[benchmark.name]}
-    return counts
+    return {
+        "sources": {source.name: _count_source(ledger[ledger.source == source.name], source) for source in sources},
+        "benchmarks": {benchmark.name: _count_benchmark(names, benchmark) for benchmark in benchmarks},
+        "tokenizer": {
+            "repository": base.name,
+            "revision": base.commit,
+            "fingerprint": chat_format.fingerprint(tokenizer),
+        },
+        "parameters": parameters,
+        "versions": environment.versions(),
+    }
+
+
+def _count_source(lines, source) -> dict:
+    origin = source.origin
+    repository = source.repository if origin is None or origin.commit else Path(source.repository).name
+    entry = {"repository": repository, "rule": source.rule, "published": source.published}
+    if source.left_out:
+        return entry | {"left_out": source.left_out}
+    dropped = {reason: int(number) for reason, number in lines.reason.value_counts().items()}
+    entry |= {"revision": origin.commit, "host": origin.host, "licence": origin.licence}
+    entry |= {"taken": int((lines.pair >= 0).sum()), "expected": origin.expected}
+    entry |= {split: int((lines.split == split).sum()) for split in ("train", "test")}
+    if len(lines) != entry["train"] + entry["test"] + sum(dropped.values()):
+        raise ValueError(
+            f"Rows of {source.name} vanished: {len(lines)} came in, and {entry | dropped} are accounted for."
+        )
+    return entry | {"rows": len(lines), "dropped": dropped}
+
+
+def _count_benchmark(names, benchmark) -> dict:
+    """Count items, and the rows that hold one of them, for whatever reason they are dropped."""
+    entry = {"repository": benchmark.repository, "split": benchmark.split}
+    if benchmark.left_out:
+        return entry | {"left_out": benchmark.left_out}
+    entry |= {"revision": benchmark.origin.commit, "host": benchmark.origin.host, "items": len(benchmark.rows)}
+    return entry | {"rows": int((names == benchmark.name).sum())}
 
 
 def write_mix(folder: Path, pairs, ledger, report: dict) -> dict:
-    """Write the files of a mix.
+    """Write the files of a mix, replacing those of another, and return `report` of `mix_report` with totals and sha256.
 
-    Args:
-        folder: where to; what is there is replaced.
-        pairs: `datasets.Dataset` that the ledger's column `pair` points into.
-        ledger: of `utils.data.mix`, with its column `split`.
-        report: with `sources` of `count`, `benchmarks` of `count_items`, `tokenizer` (repository and revision),
-            `parameters` (among them MAX_LENGTH and NEAR_DUPLICATE), and whatever else should be known of the mix.
-
-    Returns:
-        The report, with the counts of all sources together and the sha256 of the data.
+    `pairs` are those that the ledger's column `pair` points into.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").unlink(missing_ok=True)  # it is written last: a mix without one is not whole
@@ -118,22 +123,13 @@ def data_card(report: dict, title: str = "A mix of preference pairs") -> str:
 
 
 def find_report(dataset: str, commit: str | None, token: str | None = None) -> dict | None:
-    """Find the report of a mix beside its data.
-
-    Args:
-        dataset: folder that `write_mix` wrote, or Hub id that `push_mix` wrote to.
-        commit: of the Hub data set.
-        token: Hub token.
-
-    Returns:
-        The report, or `None` if the data are none of this course's mixes.
-    """
+    """Find the report of a mix beside its data, in a folder or on the Hub; `None` if they are no mix of this course."""
     from huggingface_hub import hf_hub_download
 
     path = Path(dataset) / "report.json"
     if commit is not None:
         try:
-            with hub_access.in_one_sentence(dataset, "dataset", commit):
+            with hub.in_one_sentence(dataset, "dataset", commit):
                 path = Path(hf_hub_download(dataset, "report.json", repo_type="dataset", revision=commit, token=token))
         except FileNotFoundError:
             return None
@@ -161,10 +157,9 @@ def _sha256(path: Path) -> str:
 def push_mix(folder: Path, repo_id: str, token: str | None, private: bool = True) -> str:
     """Upload a mix as a data set in one commit, and return the commit, 40 hex digits.
 
-    Raises:
-        FileNotFoundError: if the folder holds no whole mix; see `utils.hub.in_one_sentence` for the others.
+    Raises `FileNotFoundError` if the folder holds no whole mix, and what `hub.in_one_sentence` raises.
     """
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} holds no whole mix: it has no {', '.join(missing)}. Write the mix first.")
-    hub_access.create_repository(repo_id, token, private, "dataset")
-    return hub_access.commit_files(folder, repo_id, FILES, token, replaces=FILES, repo_type="dataset")
+    hub.create_repository(repo_id, token, private, "dataset")
+    return hub.commit_files(folder, repo_id, FILES, token, replaces=FILES, repo_type="dataset")

@@ -1,8 +1,7 @@
 """Words that two texts share: near duplicates by MinHash, and benchmark items by runs of 13 words.
 
-Both begin alike: a text becomes numbers, one for each word, and numbers are compared by the thousand. Left out: exact
-duplicates, which need no more than a hash, see `pairs.prompt_hash`; and languages that put no space between
-words, where a sentence counts as one word.
+Both begin alike: a text becomes numbers, one for each word, and numbers are compared by the thousand. Left out:
+languages that put no space between words, where a sentence counts as one word.
 """
 
 import re
@@ -13,7 +12,6 @@ WORD = re.compile(r"\w+")
 SHINGLE = 5  # words; two prompts are compared as sets of such runs
 PERMUTATIONS = 128  # numbers in a signature
 RUN = 13  # words that a benchmark item and a row must share, as in the GPT-3 paper (arXiv 2005.14165, appendix C)
-_MASK = (1 << 24) - 1
 
 
 def words(text: str) -> list[str]:
@@ -34,12 +32,7 @@ def numbers(found: list[str]):
 
 
 def runs(of_words, length: int):
-    """Return one number for each run of `length` words: uint64 of shape (words - length + 1,), empty if too short.
-
-    Args:
-        of_words: of `numbers`.
-        length: words in a run.
-    """
+    """Return one number for each run of `length` words: uint64 of shape (words - length + 1,), empty if too short."""
     import numpy as np
 
     count = max(0, len(of_words) - length + 1)
@@ -47,9 +40,6 @@ def runs(of_words, length: int):
     for place in range(length if count else 0):  # modulo 2^64; the high bits depend on every word, also on the last
         found = (found + of_words[place : place + count]) * np.uint64(0x9E3779B97F4A7C15)
     return found
-
-
-# --- near duplicates -------------------------------------------------------------------------------------------
 
 
 @cache
@@ -63,10 +53,7 @@ def signature(of_words):
     """Return the MinHash signature of a text's 5-word runs, or of the whole text if it is shorter: uint32 of (128,).
 
     The share of equal places in two signatures estimates the Jaccard similarity of the two sets of runs, with a
-    standard deviation of at most 0.044.
-
-    Args:
-        of_words: of `numbers`.
+    standard deviation of at most 0.044. `of_words` is of `numbers`.
     """
     import numpy as np
 
@@ -77,12 +64,9 @@ def signature(of_words):
 
 
 def bands(threshold: float) -> tuple[int, int]:
-    """Choose how a locality-sensitive hash cuts signatures: the longest bands that see 94 % of pairs at a threshold.
+    """Choose (bands, numbers in each) that cut signatures: the longest bands that see 94 % of pairs at a threshold.
 
     Longer bands let through fewer pairs that are then compared in vain: those at 0.8 see a pair at 0.5 with 6 %.
-
-    Returns:
-        (bands, numbers in each).
 
     Example:
         >>> bands(0.8), bands(0.5)
@@ -95,31 +79,18 @@ def bands(threshold: float) -> tuple[int, int]:
 
 
 def find_near_duplicates(signatures, order, threshold: float = 0.8):
-    """Find for each text the better one that it nearly repeats.
+    """Find for each text the better one that it nearly repeats, or -1.
 
-    Every text, the best first, is looked up among those kept so far, in a locality-sensitive hash: only texts that
-    agree in one of its `bands` are compared at all.
-
-    Args:
-        signatures: uint32 of shape (texts, 128).
-        order: the numbers of the texts, best first; texts that are not in it are left alone.
-        threshold: of the estimated Jaccard similarity, above 0 and up to 1.
-
-    Returns:
-        int64 of shape (texts,): the number of the text kept in its place, or -1.
-
-    Raises:
-        ValueError: for another threshold.
+    Every text of `order`, the best first, is looked up among those kept so far, in a locality-sensitive hash: only
+    texts that agree in one of its `bands` are compared at all. `signatures` is uint32 of shape (texts, 128).
     """
     import numpy as np
     from datasketch import LeanMinHash, MinHashLSH
     from tqdm.auto import tqdm
 
-    if not 0 < threshold <= 1:
-        raise ValueError(f"{threshold} is no Jaccard similarity to look for: set NEAR_DUPLICATE above 0 and up to 1.")
     index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, params=bands(threshold))
     twins = np.full(len(signatures), -1, dtype=np.int64)
-    for text in tqdm(order, desc="Looking for near duplicates"):
+    for text in tqdm(order, desc="Looking for near duplicates", leave=False):
         minhash = LeanMinHash(seed=1, hashvalues=signatures[text], scheme="affine32")
         candidates = np.array(sorted(index.query(minhash)), dtype=np.int64)
         alike = (signatures[candidates] == signatures[text]).mean(axis=1)  # a template may bring thousands
@@ -130,14 +101,10 @@ def find_near_duplicates(signatures, order, threshold: float = 0.8):
     return twins
 
 
-# --- benchmark items -------------------------------------------------------------------------------------------
-
-
 class BenchmarkIndex:
-    """The runs of 13 words of benchmark items, and the shorter items whole.
+    """The runs of 13 words of benchmark items, and the shorter items whole, each with the name of its item.
 
-    Args:
-        benchmarks: name -> its items, each a list of texts, the question first.
+    `benchmarks` are name -> items, each a list of texts, the question first.
 
     Example:
         >>> index = BenchmarkIndex({"sums": [["What is two plus two?"]]})
@@ -148,61 +115,40 @@ class BenchmarkIndex:
     def __init__(self, benchmarks: dict[str, list[list[str]]]):
         import numpy as np
 
-        self.labels = [(name, len(items)) for name, items in benchmarks.items()]
-        long, short, item = [np.zeros(0, np.uint64)], {}, 0
-        owners = [np.zeros(0, np.int32)]
-        for items in benchmarks.values():
-            for texts in items:
-                for place, text in enumerate(texts):
-                    found = numbers(words(text))
-                    if len(found) >= RUN:
-                        long.append(runs(found, RUN))
-                        owners.append(np.full(len(long[-1]), item, dtype=np.int32))
-                    elif place == 0 and len(found):
-                        short.setdefault(int(runs(found, len(found))[0]), item)
-                item += 1
+        self.labels = [f"{name} {number}" for name, items in benchmarks.items() for number in range(len(items))]
+        long, owners, short = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)], {}
+        texts_of = [texts for items in benchmarks.values() for texts in items]
+        for item, texts in enumerate(texts_of):
+            for place, text in enumerate(texts):
+                found = numbers(words(text))
+                if len(found) >= RUN:
+                    long.append(runs(found, RUN))
+                    owners.append(np.full(len(long[-1]), item, dtype=np.int32))
+                elif place == 0 and len(found):
+                    short.setdefault(int(runs(found, len(found))[0]), item)
         self.runs, first = np.unique(np.concatenate(long), return_index=True)
         self.items, self.short = np.concatenate(owners)[first], short
-        self.maybe = np.zeros(_MASK + 1, dtype=bool)  # a look here spares most of the searches
-        self.maybe[self.runs & np.uint64(_MASK)] = True
 
     def match(self, texts: list[str], question: str = "") -> tuple[str, str] | None:
-        """Find the longest run of words that texts share with an item.
+        """Find the longest run of words that texts share with an item: (name of the item, the words), or `None`.
 
-        Args:
-            texts: of a row: prompt and answers.
-            question: the last thing that the user says, which a short item must equal as a whole.
-
-        Returns:
-            (benchmark and number of the item, the words that match), or `None`.
+        `question` is the last thing that the user says, which a short item must equal as a whole.
         """
-        return self.match_words([words(text) for text in texts], words(question))
-
-    def match_words(self, texts: list[list[str]], question: list[str], texts_numbers: list | None = None):
-        """Do what `match` does for texts that are words already, and perhaps `numbers`."""
         import numpy as np
 
         best, item = [], None
-        for place, text in enumerate(texts):
-            found = runs(numbers(text) if texts_numbers is None else texts_numbers[place], RUN)
-            hits = np.flatnonzero(self.maybe[found & np.uint64(_MASK)]) if len(self.runs) else []
+        for text in map(words, texts):
+            found = runs(numbers(text), RUN)
+            if not len(found) or not len(self.runs):
+                continue
+            where = np.minimum(np.searchsorted(self.runs, found), len(self.runs) - 1)
+            hits = np.flatnonzero(self.runs[where] == found)
             if len(hits):
-                where = np.minimum(np.searchsorted(self.runs, found[hits]), len(self.runs) - 1)
-                same = self.runs[where] == found[hits]
-                hits, where = hits[same], where[same]
-            if len(hits):
-                pieces = np.split(np.arange(len(hits)), np.flatnonzero(np.diff(hits) > 1) + 1)
+                pieces = np.split(hits, np.flatnonzero(np.diff(hits) > 1) + 1)  # each without a gap
                 piece = max(pieces, key=len)
                 if len(piece) + RUN - 1 > len(best):
-                    best, item = text[hits[piece[0]] : hits[piece[-1]] + RUN], self.items[where[piece[0]]]
-        if item is None and 0 < len(question) < RUN:
-            best, item = question, self.short.get(int(runs(numbers(question), len(question))[0]))
-        return None if item is None else (self.label(int(item)), " ".join(best))
-
-    def label(self, item: int) -> str:
-        """Name an item: the benchmark, and its number there."""
-        for name, count in self.labels:
-            if item < count:
-                return f"{name} {item}"
-            item -= count
-        raise IndexError(item)
+                    best, item = text[piece[0] : piece[-1] + RUN], self.items[where[piece[0]]]
+        asked = words(question)
+        if item is None and 0 < len(asked) < RUN:
+            best, item = asked, self.short.get(int(runs(numbers(asked), len(asked))[0]))
+        return None if item is None else (self.labels[item], " ".join(best))

@@ -106,19 +106,18 @@ def prompt_hash(pair: dict) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
-def judge_pair(
-    pair: dict, tokenizer, max_length: int, truncate_answers: bool = False, lengths: tuple | None = None
-) -> str | None:
-    """Say why a pair cannot be trained on, or return `None` if it can.
+def judge_pair(pair: dict, tokenizer, max_length: int, truncate_answers: bool = False) -> str | None:
+    """Say why a pair cannot be trained on, or return `None` if it can."""
+    problem = text_problem(pair, tokenizer)
+    return problem or chat_format.length_problem(pair, tokenizer, max_length, truncate_answers)
 
-    `lengths` are its tokens (prompt, chosen, rejected), if they are counted already.
-    """
-    return (
-        answer_problem(pair)
-        or chat_format.special_text_problem(pair, chat_format.special_text(tokenizer))
-        or ("asked by the course" if pair["prompt"][-1]["content"].strip() in _course_prompts() else None)
-        or chat_format.length_problem(pair, tokenizer, max_length, truncate_answers, lengths)
-    )
+
+def text_problem(pair: dict, tokenizer) -> str | None:
+    """Say what is wrong with a pair whatever its length, or return `None`."""
+    problem = answer_problem(pair) or chat_format.special_text_problem(pair, tokenizer)
+    if problem is None and pair["prompt"][-1]["content"].strip() in _course_prompts():
+        return "asked by the course"
+    return problem
 
 
 _course_prompts = cache(course_prompts)
@@ -146,22 +145,21 @@ class DataReport:
         if origin and origin["commit"] is None:
             origin["dataset"] = Path(origin["dataset"]).name
         dropped = self.ledger[self.ledger.reason.notna()]
-        counts = {
+        told = origin | {
             "examined": len(self.ledger),
-            "kept": {split: int(count) for split, count in self.ledger.split.value_counts().items()},
-            "dropped": {reason: int(count) for reason, count in dropped.reason.value_counts().items()},
+            "kept": self.ledger.split.value_counts().to_dict(),
+            "dropped": dropped.reason.value_counts().to_dict(),
             "examples": dropped.drop_duplicates("reason").set_index("reason").prompt.to_dict(),
         }
-        return origin | counts | ({"mix": self.mix} if self.mix else {})
+        return told | {"mix": self.mix} if self.mix else told
 
     def __str__(self) -> str:
         told = self.as_dict()
         lines = [f"examined {told['examined']:>6}"]
-        lines += [f"kept     {count:>6}  {split}" for split, count in told["kept"].items()]
-        lines += [
-            f"dropped  {count:>6}  {reason}, e.g. {told['examples'][reason]!r}"
-            for reason, count in told["dropped"].items()
-        ]
+        for split, count in told["kept"].items():
+            lines.append(f"kept     {count:>6}  {split}")
+        for reason, count in told["dropped"].items():
+            lines.append(f"dropped  {count:>6}  {reason}, e.g. {told['examples'][reason]!r}")
         return "\n".join(lines)
 
 

@@ -1,8 +1,7 @@
-"""Where preference pairs come from: repository, columns, rule and mapper of each source.
+"""Where preference pairs and benchmark items come from: repository, columns, rule and mapper of each source.
 
-The seven that `mlabonne/orpo-dpo-mix-40k` names, and three others. The rules stand in the mix's card as prose; their
-expressions are inferred from prose and columns. Left out: how rows are fetched, see `source_loading`, and cleaning,
-which is the same for all of them, see `mixing`.
+The seven that `mlabonne/orpo-dpo-mix-40k` names, and four others. The rules stand in the mix's card as prose; their
+expressions are inferred from prose and columns.
 """
 
 from collections.abc import Callable
@@ -13,8 +12,19 @@ from utils.data.pairs import to_pair
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a repository's rows come from today: what a record of the mix needs."""
+
+    commit: str | None  # None for a local file or folder
+    host: str
+    licence: str
+    download_gb: float
+    expected: int | None  # rows that should pass the rule: as published, or as a stand-in's card says
+
+
+@dataclass(frozen=True)
 class Source:
-    """One place that pairs come from: what its columns are called, and which of its rows are taken."""
+    """One place that pairs or items come from: what its columns are called, and which of its rows are taken."""
 
     name: str
     repository: str  # Hub id, folder, or file of JSON lines or Parquet
@@ -31,12 +41,19 @@ class Source:
     streamed_rows: int | None = None  # so many rows of a source that is too large to be downloaded whole
     published: int | None = None  # rows that pass the rule, as the mix's card lists them
     in_mix: int | None = None  # where the mix itself holds another number than its card lists
+    origin: Origin | None = field(default=None, compare=False, repr=False)  # once it is found
+    rows: object = field(default=None, compare=False, repr=False)  # a `datasets.Dataset`, once it is loaded
+    left_out: str | None = field(default=None, compare=False, repr=False)  # why, if it cannot be reached
 
     @property
     def rule(self) -> str:
         """The rule as an expression over the source's own columns."""
-        parts = [f"{self.rating} >= {self.at_least:g}"] if self.at_least is not None else []
-        return " and ".join(parts + [f"not {self.unless}"] * bool(self.unless)) or "all rows"
+        parts = []
+        if self.at_least is not None:
+            parts.append(f"{self.rating} >= {self.at_least:g}")
+        if self.unless:
+            parts.append(f"not {self.unless}")
+        return " and ".join(parts) or "all rows"
 
     @property
     def needs(self) -> list[str]:
@@ -44,11 +61,7 @@ class Source:
         return list(dict.fromkeys([*self.columns.values(), *filter(None, [self.rating, self.unless])]))
 
     def pair(self, row: dict) -> dict:
-        """Bring a raw row into the course's form.
-
-        Raises:
-            NotAPair, ValueError: see `utils.data.pairs.to_pair`.
-        """
+        """Bring a raw row into the course's form; raises as `pairs.to_pair` does."""
         return self.mapper({"source": self.name} | {ours: row[theirs] for ours, theirs in self.columns.items()})
 
 
@@ -96,6 +109,14 @@ SEVEN = [
     Source("truthy", "jondurbin/truthy-dpo-v0.1", columns={"system": "system", **TEXTS}, published=1016),
 ]
 OTHERS = [
+    Source(  # version 1.2 of the mix took it instead of capybara
+        "capybara-preferences",
+        "argilla/Capybara-Preferences",
+        columns=ANSWERS,
+        rating="chosen_rating",
+        at_least=5,
+        published=7424,
+    ),
     Source("dpo-mix-7k", "argilla/dpo-mix-7k", columns=ANSWERS, rating="chosen_rating"),
     Source("hh-rlhf", "Anthropic/hh-rlhf", columns=ANSWERS),
     Source(
@@ -108,71 +129,63 @@ OTHERS = [
 ]
 
 
-def choose(names: list[str] | None, include_toxic: bool, known: list[Source]) -> list[Source]:
-    """Choose sources by name.
+def _items(name: str, repository: str, split: str, *columns: str, config: str | None = None) -> Source:
+    return Source(name, repository, {column: column for column in columns}, split=split, config=config)
 
-    Args:
-        names: of `known` ones or their Hub ids; or other Hub ids, folders or files with columns like `TEXTS`, which
-            are called by the last part of their path; `None` is the seven.
-        include_toxic: whether the toxic one is among the seven; a name asks for it too.
-        known: the sources that have names.
 
-    Raises:
-        ValueError: if nothing is named, two have the same name, or a name is none.
+# Items that no mix may hold that is scored on them, as lm-evaluation-harness loads them; the question's column first.
+BENCHMARKS = [
+    _items("gsm8k", "openai/gsm8k", "test", "question", "answer", config="main"),
+    _items("truthfulqa", "truthfulqa/truthful_qa", "validation", "question", "best_answer", config="generation"),
+    _items("arc", "allenai/ai2_arc", "test", "question", "choices", config="ARC-Challenge"),
+    _items("hellaswag", "Rowan/hellaswag", "validation", "ctx", "endings"),  # its test set has no answers
+    _items("mmlu", "cais/mmlu", "test", "question", "choices", config="all"),
+    _items("ifeval", "google/IFEval", "train", "prompt"),  # its only split
+]
+GSM8K_TRAIN = _items("gsm8k train", "openai/gsm8k", "train", "question", config="main")
 
-    Example:
-        >>> [source.name for source in choose(None, False, SEVEN)][-3:]
-        ['math', 'prm', 'truthy']
+
+def choose_sources(names: list[str]) -> list[Source]:
+    """Choose sources by name or Hub id; "mix" is the seven without toxic, and others have columns like `TEXTS`.
+
+    Raises `ValueError` for no names, an unknown or a repeated one, naming those there are.
     """
-    if names is None:
-        names = [source.name for source in SEVEN if include_toxic or source.name != "toxic"]
-    names = [names] if isinstance(names, str) else names
+    known = [*SEVEN, *OTHERS]
+    six = [source.name for source in SEVEN if source.name != "toxic"]
+    names = [part for name in names for part in (six if name == "mix" else [name])]
     by_name = {source.repository: source for source in known} | {source.name: source for source in known}
+    listed = ", ".join(["mix", *(source.name for source in known)])
     if unknown := [name for name in names if name not in by_name and "/" not in name and not Path(name).exists()]:
         raise ValueError(
-            f"SOURCES: {', '.join(unknown)} is no file or folder here, no Hub id like owner/name, and none of "
-            f"{', '.join(source.name for source in known)}."
+            f"SOURCES: {', '.join(unknown)} is no file or folder here, no Hub id like owner/name, and none of {listed}."
         )
-    chosen = [by_name.get(name) or Source(_called(Path(name)), name, columns={}) for name in names]
+    chosen = [by_name.get(name) or Source(_called(Path(name)), name) for name in names]
     found = [source.name for source in chosen]
     if not chosen:
-        raise ValueError(f"SOURCES is empty: name one or more of {', '.join(source.name for source in known)}.")
+        raise ValueError(f"SOURCES is empty: name one or more of {listed}.")
     if twice := {name for name in found if found.count(name) > 1}:
         raise ValueError(f"SOURCES has {', '.join(sorted(twice))} twice: take one out, or rename a file.")
     return chosen
+
+
+def choose_benchmarks(names: list[str]) -> list[Source]:
+    """Choose benchmarks by name, or "all"; raises `ValueError` for an unknown one, naming those there are."""
+    known = {benchmark.name: benchmark for benchmark in BENCHMARKS}
+    names = list(known) if names == ["all"] else names
+    if unknown := set(names) - known.keys():
+        raise ValueError(f"There is no benchmark {', '.join(sorted(unknown))}. Choose from {', '.join(known)}.")
+    return [known[name] for name in names]
 
 
 def _called(path: Path) -> str:
     return path.stem if path.is_file() else path.name  # in v0.2, as some Hub ids end, .2 is no suffix
 
 
-def first_pair(source: Source, rows) -> tuple[dict, dict]:
-    """Return a source's first row that is a pair, as it is and as a pair.
-
-    Args:
-        source, rows: of `source_loading.load`.
-
-    Raises:
-        ValueError: if none of them is one, with what is wrong with the last.
-    """
-    trouble: ValueError | None = None
-    for row in rows:
-        try:
-            return row, source.pair(row)
-        except ValueError as error:
-            trouble = error
-    raise ValueError(f"Source {source.name} holds no pair at all: {trouble or 'it has no rows'}") from trouble
-
-
 def apply_rule(source: Source, rows):
     """Decide by the source's rule which rows are taken.
 
-    Args:
-        source, rows: of `load`.
-
-    Returns:
-        `pandas.DataFrame`, the source's part of the ledger: `source`, `row` (its number from 0), `rating` on the
-        source's own scale, and `reason`, why it is dropped, or `None`.
+    Returns a data frame, the source's part of the ledger: `source`, `row` (its number from 0), `rating` on the
+    source's own scale, and `reason`, why it is dropped, or `None`.
     """
     import pandas as pd
 

@@ -3,6 +3,9 @@
 from utils.exercises.notebook_01 import check_even_beta as check_even_beta
 from utils.exercises.notebook_01 import check_mean as check_mean
 from utils.exercises.notebook_01 import check_own_loss as check_own_loss
+from utils.exercises.notebook_02 import check_filter as check_filter
+from utils.exercises.notebook_02 import check_source as check_source
+from utils.exercises.notebook_02 import check_words as check_words
 from utils.exercises.notebook_03 import check_trainable as check_trainable
 from utils.exercises.notebook_03 import check_window as check_window
 from utils.exercises.notebook_04 import check_rows as check_rows
