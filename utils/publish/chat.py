@@ -56,18 +56,11 @@ class ChatPlan:
 
 
 def check_chat(
-    model: str,
-    artifacts,
-    compare: bool = True,
-    precision: str = "auto",
-    write_gguf: bool = True,
-    space_repo: str = "",
-    private: bool = True,
-    more: dict | None = None,
+    model: str, artifacts, compare: bool, precision: str, write_gguf: bool, space_repo: str, private: bool, more: dict
 ) -> ChatPlan:
     """Find the merged model and its base, show what would stop the chat or the push, and stop at a red line.
 
-    A Space's repository is made here, still empty. `more` may name a `base_model` and a `gguf_folder`.
+    A Space's repository is made here, still empty. `more` is the notebook's.
 
     Raises:
         FileNotFoundError: if there is no merged model, or a Space's model is not on the Hub.
@@ -75,11 +68,11 @@ def check_chat(
     """
     from IPython.display import display
 
-    more, token, device = more or {}, environment.find_token("HF_TOKEN"), environment.find_device()
+    token, device = environment.find_token("HF_TOKEN"), environment.find_device()
     artifacts = Path(artifacts)
     merged = bases.describe_base(merge.find_merged(model, artifacts), token=token)
-    named = more.get("base_model") or None, None
-    if named[0] is None:
+    named = more["base_model"], None
+    if not more["base_model"]:
         named = merge.base_of(merged.name, merged.commit, artifacts / "run", token)
     base = bases.describe_base(*named, token)
     print(f"tuned  {merged.name}\nbase   {base.name} @ {base.commit}")
@@ -95,7 +88,7 @@ def check_chat(
     checks.append(preflight.Check("memory of the weights", needed[precision] < room, found, mend))
     identity = hub.hub_identity(token) if space_repo else None
     published = merge.published_as(merged.name, base.name, identity["name"] if identity else "you")
-    folder = environment.artifacts_folder(artifacts, more.get("gguf_folder") or ".")
+    folder = environment.artifacts_folder(artifacts, more["gguf_folder"] or ".")
     needs = [(sum(it.download_gb for it in models), hub.cache_folder(), "the models")]
     if write_gguf:
         needs.append((merged.size_gb, folder, "the GGUF file"))

@@ -40,16 +40,16 @@ class MergePlan:
     token: str | None
 
     @property
-    def base_model(self) -> str:
-        """The base as "name@commit", or its folder."""
-        return f"{self.base.name}@{self.base.commit}" if self.base.commit else self.base.name
+    def found(self) -> dict[str, str]:
+        """What the notebook's `MORE` left open."""
+        base = {"base_model": self.base.name, "base_revision": self.base.commit or ""}
+        return base | {"merged_folder": str(self.folder)}
 
 
-def check_merge(adapter: str, artifacts, hub_repo: str = "", private: bool = True, more: dict | None = None):
+def check_merge(adapter: str, artifacts, hub_repo: str, private: bool, more: dict) -> MergePlan:
     """Find the adapter and its base, show what would stop the merge or the push, stop at a red line, fetch the base.
 
-    The repositories are made here, still empty: the surest test of a token is to use it. `more` may name a
-    `base_model`, an `adapter_repo` and a `merged_folder`. Returns a `MergePlan`.
+    The repositories are made here, still empty: the surest test of a token is to use it. `more` is the notebook's.
 
     Raises:
         FileNotFoundError: if there is no adapter, saying which notebook makes it.
@@ -57,17 +57,16 @@ def check_merge(adapter: str, artifacts, hub_repo: str = "", private: bool = Tru
     """
     from IPython.display import display
 
-    more, token, device = more or {}, environment.find_token("HF_TOKEN"), environment.find_device()
+    token, device = environment.find_token("HF_TOKEN"), environment.find_device()
     adapter, run, held_out = keep.find_adapter(adapter or None, Path(artifacts) / "run", token)
-    name, _, commit = more.get("base_model", "").partition("@")
-    commit = commit or run["revisions"]["base_model"]
-    base = bases.describe_base(name or run["recipe"]["base_model"], commit, token)
+    commit = more["base_revision"] or run["revisions"]["base_model"]
+    base = bases.describe_base(more["base_model"] or run["recipe"]["base_model"], commit, token)
     talks = [pair["prompt"] + pair["chosen"] for pair in held_out[:8]]
     if not talks:  # a published adapter comes without them
         talks = [[{"role": "user", "content": text}] for text in environment.course_prompts()]
-    folder = environment.artifacts_folder(artifacts, more.get("merged_folder") or "merged")
+    folder = environment.artifacts_folder(artifacts, more["merged_folder"] or "merged")
     merged_repo = hub_repo or f"you/{bases.model_name(base.name)}"
-    adapter_repo = more.get("adapter_repo") or f"{merged_repo}-adapter"
+    adapter_repo = more["adapter_repo"] or f"{merged_repo}-adapter"
     push = bool(hub_repo)
     print(f"adapter  {adapter}\nbase     {base.name} @ {base.commit}")
     checks = preflight.check_base(base) + preflight.check_merging(base, device)
