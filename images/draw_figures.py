@@ -56,11 +56,30 @@ def mix_waterfall():
 
 
 def sick_run():
-    """Draw the healthy run beside one at a hundred times the rate."""
-    from utils import curves
+    """Draw the healthy run and one at a hundred times the rate: only the loss tells which one is ruined."""
+    from utils.curves import figures as curve_figures
+    from utils.figures import COLOURS, new_figure
 
-    both = runs({"healthy": "healthy", "rate_x_100": "a hundred times the rate"})
-    return curves.plot_runs(both, ["accuracies", "margins", "loss"])
+    healthy, sick = runs({"healthy": "healthy", "rate_x_100": "learning rate x 100"})
+    ends = {metric: sick.ends(metric) for metric in ("rewards/accuracies", "rewards/margins", "loss")}
+    titles = {
+        "rewards/accuracies": f"Accuracy ends at {ends['rewards/accuracies'][1]:.2f} ...",
+        "rewards/margins": f"... the margin grows to {ends['rewards/margins'][1]:.2f} ...",
+        "loss": f"... and the loss is {ends['loss'][1] / ends['loss'][0]:.0f} times its start",
+    }
+    figure, axes = new_figure(columns=3, width=3.2, height=2.7)
+    for axis, (metric, title) in zip(axes, titles.items(), strict=True):
+        for run, colour, marker in ((healthy, "chosen", "o"), (sick, "rejected", "D")):
+            curve, style = curve_figures.take_curve(run, metric), {"color": COLOURS[colour], "marker": marker}
+            curve_figures.draw_curve(axis, curve, alone=False, band=False, label=run.name, **style)
+        axis.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
+        axis.set_xlabel("step", fontsize=8)
+        axis.set_ylabel({"rewards/margins": "beta x nats", "loss": "nats"}.get(metric, "share of pairs"), fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+    axes[0].legend(loc="lower right", fontsize=8)
+    told = "; ".join(f"{metric} {start:.2f} to {end:.2f}" for metric, (start, end) in ends.items())
+    return figure, f"A healthy run, and one at a hundred times its learning rate, of which {told}."
 
 
 def four_methods():
