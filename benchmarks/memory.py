@@ -88,7 +88,7 @@ def main() -> None:
         for (pairs, recompute, name), measurement in zip(cases, running, strict=True):
             _, longest, tokens = made_up_batch(given.shape, pairs)
             sizes = pairs, longest, dtype, recompute, step_costs.LORA_R, name, tokens
-            parts = memory.predict(model, step_costs.LORA_TARGETS, *sizes)
+            parts = memory.predict(model, bases.linear_layers(model), *sizes)
             predicted = {"above": parts["activations"] + parts["logits"]}
             predicted |= {"whole": sum(parts.values()) - parts["optimizer, 8 bits"]}
             line = f"{name:7}  {'recomputed' if recompute else 'kept':10} {pairs:6} {longest:8} {tokens:7}"

@@ -241,14 +241,6 @@ def test_real_text_truncated_answers_and_equal_openings_give_the_same_numbers(ma
     assert_equal(couple.errors(features))
 
 
-def test_the_losses_of_both_are_what_each_trainer_computes(couple):
-    features = some_pairs(4, seed=8)
-    stock, fused = couple.fused.losses_of_both(features)
-    assert stock == pytest.approx(couple.run(couple.stock, couple.stock.data_collator(features))[0], abs=1e-6)
-    assert fused == pytest.approx(couple.run(couple.fused, couple.fused.data_collator(features))[0], abs=1e-6)
-    assert couple.fused.model.training
-
-
 def test_log_probabilities_are_the_same_in_pieces_of_any_size(couple, monkeypatch):
     features = some_pairs(3)
     for rows in (1, 7):

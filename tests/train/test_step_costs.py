@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl.experimental.orpo import ORPOTrainer
 from trl.experimental.utils import DPODataCollatorWithPadding
 
+from utils.train import base as bases
 from utils.train import memory, step_costs
 from utils.train.fused_orpo import FusedORPOTrainer, PackingCollator
 from utils.train.step_costs import SHAPES
@@ -111,6 +112,7 @@ LARGER = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 1
 LARGER |= {"num_key_value_heads": 4, "vocab_size": 1000}
 PEAK = """
 import sys, torch
+from utils.train import base as bases
 from utils.train import memory, step_costs
 step_costs.random_base(step_costs.SHAPES["tiny"], dtype=torch.bfloat16, four_bit=True)  # loads what is loaded once
 with memory.measure_peak() as peak:
@@ -225,7 +227,7 @@ def test_the_work_of_a_token_is_that_of_llama_3_8b():
     assert round(work[True]["head"] / 1e9, 1) == 2.1
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPES["llama3-8b"]))
-    counts = memory.count_weights(model, step_costs.LORA_TARGETS, step_costs.LORA_R)
+    counts = memory.count_weights(model, bases.linear_layers(model), step_costs.LORA_R)
     assert work[False] == {"layers": 4 * counts["layers"], "LoRA": 6 * counts["lora"], "head": 4 * counts["head"]}
     floors = [step_costs.floor_seconds(SHAPES["llama3-8b"], 678_000, 121e12, again) for again in (False, True)]
     assert floors == pytest.approx([169.5, 248.5], abs=0.5)  # on an L4; attention would add 3 s

@@ -23,3 +23,6 @@ from utils.exercises.notebook_07 import check_until as check_until
 from utils.exercises.notebook_08 import check_losses as check_losses
 from utils.exercises.notebook_08 import check_reward_margin as check_reward_margin
 from utils.exercises.notebook_08 import check_stages as check_stages
+from utils.exercises.notebook_09 import check_mask as check_mask
+from utils.exercises.notebook_09 import check_pass as check_pass
+from utils.exercises.notebook_09 import check_roof as check_roof

@@ -1,7 +1,6 @@
 """Trains an adapter with ORPO so that neither hours nor results are lost."""
 
 from utils.train.base import fetch_base as fetch_base
-from utils.train.checks import compare_trainers as compare_trainers
 from utils.train.fit import check_run as check_run
 from utils.train.keep import find_adapter as find_adapter
 from utils.train.keep import find_run as find_run

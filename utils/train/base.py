@@ -43,11 +43,6 @@ def model_name(base_model: str) -> str:
 def describe_base(base_model: str, revision: str | None = None, token: str | None = None) -> Base:
     """Look up what the Hub says of a base before anything large is downloaded.
 
-    Args:
-        base_model: Hub id or local folder.
-        revision: branch, tag or commit; `None` for `main`.
-        token: Hub token, for gated repositories.
-
     Raises:
         FileNotFoundError, PermissionError, ConnectionError: see `utils.hub.in_one_sentence`.
     """
@@ -81,9 +76,6 @@ def describe_base(base_model: str, revision: str | None = None, token: str | Non
 def skeleton(config):
     """Build a causal language model without its weights, to count and name its layers; takes seconds and no memory.
 
-    Args:
-        config: `transformers` configuration.
-
     Raises:
         ValueError: if the configuration is not that of a causal language model.
     """
@@ -100,11 +92,7 @@ def skeleton(config):
 
 
 def linear_layers(model) -> list[str]:
-    """Name the linear layers that LoRA can be put on: the last part of each name, without the output head.
-
-    Args:
-        model: a causal language model, or its `skeleton`.
-    """
+    """Name the linear layers that LoRA can be put on: the last part of each name, without the output head."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -135,11 +123,6 @@ def limits(model) -> tuple[int | None, list[str]]:
 
 def fetch_base(base_model: str, revision: str | None, token: str | None = None) -> Path:
     """Download a base, compare every file with what the Hub lists, and see that its weights are whole.
-
-    Args:
-        base_model: Hub id, or a local folder, which is only seen to be whole.
-        revision: commit of the Hub repository.
-        token: Hub token for gated repositories.
 
     Returns:
         The folder with the files; `from_pretrained` finds them in the cache.

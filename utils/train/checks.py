@@ -13,14 +13,6 @@ WARNINGS = {  # what the card of the data warns of, for the record and the model
 }
 
 
-class StopsOnNonFinite:
-    """Mixin for a trainer with `finite_training_step`."""
-
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        """Train on one micro-batch, and raise `FloatingPointError` before the optimizer sees a NaN."""
-        return finite_training_step(super().training_step.__func__)(self, model, inputs, num_items_in_batch)
-
-
 def finite_training_step(step):
     """Return a trainer's `training_step` that stops at the first loss or gradient that is not finite, naming the batch.
 
@@ -118,11 +110,7 @@ def find_checkpoint(trainer, plan, settings: dict, resume: bool) -> str | None:
 
 
 def remember_settings(settings: dict):
-    """Make a trainer callback that writes the run's settings into each checkpoint, for `newest_checkpoint` to compare.
-
-    Args:
-        settings: all that decides what the run learns, ready for JSON.
-    """
+    """Make a trainer callback that writes the settings into each checkpoint, for `newest_checkpoint` to compare."""
     from transformers import TrainerCallback
 
     class RemembersSettings(TrainerCallback):
@@ -135,10 +123,6 @@ def remember_settings(settings: dict):
 
 def newest_checkpoint(folder, settings: dict) -> str | None:
     """Find the newest checkpoint to resume from; if there is none, say so and return `None`, which starts afresh.
-
-    Args:
-        folder: the trainer's `output_dir`.
-        settings: as given to `remember_settings`.
 
     Raises:
         ValueError: if the checkpoint was trained with other settings: the two would end as neither run.
@@ -166,11 +150,7 @@ def set_aside(folder) -> None:
 
 
 def computed_tokens(batch: dict) -> int:
-    """Count the tokens that a pass over a collated batch computes, padding among them.
-
-    Args:
-        batch: of TRL's collator, whose two sides are padded to the longer one, or a packed row, which has no padding.
-    """
+    """Count the tokens that a pass over a collated batch computes, padding among them."""
     if "input_ids" in batch:
         return batch["input_ids"].numel()
     return 2 * max(batch[f"{side}_input_ids"].numel() for side in ("chosen", "rejected"))
@@ -209,25 +189,6 @@ def seconds_per_micro_batch(trainer) -> float:
         trainer.model.zero_grad()
     seconds_per_token = (time.perf_counter() - started) / sum(sizes[:3])
     return seconds_per_token * sum(sizes) / len(sizes)
-
-
-def compare_trainers(model, arguments, pairs, tokenizer) -> str:
-    """Say what loss TRL's trainer and the fused one give the first two pairs, or why the fused one refuses the base.
-
-    Args:
-        model, arguments, pairs, tokenizer: as the trainers take them; the model is left as it was.
-    """
-    from utils.train.fused_orpo import FusedORPOTrainer, NotServed
-
-    attention, two = model.config._attn_implementation, pairs.select(range(min(2, len(pairs))))
-    try:
-        fused = FusedORPOTrainer(model, arguments, train_dataset=two, eval_dataset=two, processing_class=tokenizer)
-        by_trl, by_fused = fused.losses_of_both(list(fused.train_dataset))
-    except NotServed as refusal:
-        return str(refusal)
-    finally:
-        model.set_attn_implementation(attention)
-    return f"loss of {len(two)} pairs: {by_trl:.6f} by TRL, {by_fused:.6f} packed, {abs(by_trl - by_fused):.1e} apart"
 
 
 def _alert(title: str, text: str) -> None:

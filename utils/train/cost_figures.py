@@ -17,9 +17,6 @@ KINDS = {  # colour and hatch of a token's kind: patterns tell apart what stands
 def plot_batch(rows: list[dict]):
     """Draw a micro-batch of tokenised pairs to scale: as the stock trainer pads it, and packed into one row.
 
-    Args:
-        rows: pairs of one micro-batch, as `ORPOTrainer.tokenize_row` leaves them; answers differ from the first token.
-
     Returns:
         (figure, alt text).
     """
@@ -64,9 +61,6 @@ def _add_kinds(figure) -> None:
 def who_sees_whom(branches: list[list[int]]) -> list[list[bool]]:
     """Return which place of a row attends to which, if each branch is a text of its own under a causal mask.
 
-    Args:
-        branches: for each text, the places of its tokens in the row, in order.
-
     Returns:
         For each place of the row, whether it sees each place.
 
@@ -85,10 +79,6 @@ def who_sees_whom(branches: list[list[int]]) -> list[list[bool]]:
 
 def plot_attention(panels: dict[str, list[list[bool]]], roles: list[str]):
     """Draw who attends to whom, in one panel for each way.
-
-    Args:
-        panels: title -> table of `who_sees_whom`.
-        roles: of each place of the row, one of `KINDS`.
 
     Returns:
         (figure, alt text).
@@ -117,10 +107,6 @@ def plot_attention(panels: dict[str, list[list[bool]]], roles: list[str]):
 def plot_roofline(rates: dict[str, float], parts: dict[str, tuple[float, float]]):
     """Draw the most FLOP/s that a machine reaches for any FLOPs per byte, and what parts of a step reach.
 
-    Args:
-        rates: of `step_costs.measured_rates`.
-        parts: name -> (FLOPs for each byte that is read or written, measured FLOP/s).
-
     Returns:
         (figure, alt text).
     """
@@ -142,9 +128,6 @@ def plot_roofline(rates: dict[str, float], parts: dict[str, tuple[float, float]]
 
 def plot_ladder(ladder: dict):
     """Draw seconds and peak memory of each rung, with what was predicted, and the floor below them.
-
-    Args:
-        ladder: `floor_seconds` and `rungs`, each with a `name`, `predicted_seconds`, `seconds` and `peak_gb`.
 
     Returns:
         (figure, alt text).

@@ -9,13 +9,7 @@ import types
 
 
 def speed_up(model, dtype, compiles: bool = True):
-    """Apply the tricks to a model with LoRA, in place, and return it.
-
-    Args:
-        model: a `peft` model, its base in 4 bits or whole.
-        dtype: `torch.dtype` that the run computes in; with fp32 nothing is cast.
-        compiles: whether layers are compiled too, which a long run pays back and a few steps do not.
-    """
+    """Apply the tricks to a model with LoRA, in place, and return it."""
     cast_frozen(model, dtype)
     fuse_lora(model)
     if compiles:
@@ -29,10 +23,6 @@ def cast_frozen(model, dtype) -> int:
     `peft.prepare_model_for_kbit_training` makes norms, embeddings and head fp32. Norms that are fp32 make every
     activation between two matrix products fp32, twice the memory to write and read. Norms still compute their mean
     of squares in fp32.
-
-    Args:
-        model: a model with LoRA, whose own weights stay fp32: they are summed up over thousands of small updates.
-        dtype: `torch.bfloat16`, or `torch.float16` on a GPU without bf16; with `torch.float32` nothing changes.
     """
     import torch
 
@@ -47,9 +37,6 @@ def fuse_lora(model) -> int:
     """Compute `base(x) + scaling * x A B` with its scaling and sum inside the last product; return for how many layers.
 
     `peft` takes a product, a scaling and a sum, each of which writes and reads all outputs of the layer once more.
-
-    Args:
-        model: a `peft` model with plain LoRA on linear layers; another kind of layer stays as it is.
     """
     from peft.tuners.lora import LoraLayer
 

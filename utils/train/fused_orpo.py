@@ -199,13 +199,6 @@ class FusedORPOTrainer(ORPOTrainer):
         self.keep_gb, self.bytes_per_place, self.mean_head = keep_gb, 0.0, None
         self._compare_with_trl()
 
-    @torch.no_grad()
-    def losses_of_both(self, rows: list[dict]) -> tuple[float, float]:
-        """Return the loss of tokenised pairs, as evaluated by TRL's step and by this trainer's; nothing is trained."""
-        stock, _ = self._try(DPODataCollatorWithPadding(self.padding_value)(rows), self._stock_step)
-        fused, _ = self._try(PackingCollator()(rows), partial(self.get_batch_loss_metrics, self.model))
-        return stock["loss"], fused["loss"]
-
     def _compare_with_trl(self) -> None:
         """Refuse a model whose layers mix what stands in one row, and count what a layer keeps of a place."""
         exact = self.causal.dtype == torch.float32 and not (self.args.bf16 or self.args.fp16)

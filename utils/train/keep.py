@@ -114,11 +114,8 @@ def keep_run(trainer, plan, pairs, report, answers: dict[str, list[str]] | None 
     `trainer_state.json`; notebooks 04 to 08 need nothing else. In W&B: answers, settings, data report and adapter; the
     W&B run ends. In `plan.keep_repo`, if there is one: the same as in the folder.
 
-    Args:
-        trainer: trained, after `guard`.
-        pairs: `{"train": ..., "test": ...}` of conversations, as they were given to the trainer.
-        report: of the dropped rows: a dict, or what has `as_dict()`.
-        answers: columns of a table for W&B: prompts, answers before, answers after; one that ended has the end token.
+    `report` of the dropped rows is a dict, or has `as_dict()`. `answers` are columns of a table: prompts, answers before,
+    answers after; one that ended has the end token.
 
     Returns:
         The contents of `run.json`: `eval` (`before` and `after`, metric -> value), `seconds`, `peak_memory_gb`, ...
@@ -224,11 +221,6 @@ def fetch_checkpoints(repo_id: str, checkpoints_folder, token: str | None) -> Pa
 
 def find_run(given: str | None, run_folder, token: str | None = None, needs=("run.json",)) -> Path:
     """Find a run, and download it, without its checkpoints, beside `run_folder` if it lies on the Hub.
-
-    Args:
-        given: run folder, adapter folder, Hub id of a kept run or of a published adapter; `None` for `run_folder`.
-        run_folder, token: where notebook 03 leaves its run; Hub token for a private repository.
-        needs: paths of which the run must hold one.
 
     Raises:
         FileNotFoundError: saying which notebook makes it, and how to keep it.

@@ -7,8 +7,7 @@ what the CUDA context takes, and models that are not plain decoders.
 
 import ctypes
 import re
-import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,11 +39,6 @@ RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 def count_weights(model, target_modules, lora_r: int = 16) -> dict[str, int]:
     """Count the weights of a decoder by part.
-
-    Args:
-        model: a causal language model, or its `utils.train.base.skeleton`.
-        target_modules: names of the linear layers that get LoRA.
-        lora_r: rank of LoRA.
 
     Returns:
         Weights in `layers` (matrices, which are stored in 4 bits), `embeddings`, `head` (0 if tied), `other` (norms and
@@ -91,19 +85,9 @@ def predict(
     norms, query, key, value and output of attention, and the MLP's gate, its activation, up and their product. The
     stock trainer also keeps a mask for each row.
 
-    Args:
-        model: the base, or its `utils.train.base.skeleton`.
-        target_modules: names of the linear layers that get LoRA.
-        micro_batch: pairs in one forward pass; each is two rows.
-        max_length: tokens of the longest row, to which the stock trainer pads the others.
-        dtype: "bfloat16", "float16" or "float32", of everything that is neither 4-bit nor LoRA.
-        recompute: layers are recomputed in the backward pass; for the fused trainer all of them.
-        lora_r: rank of LoRA.
-        trainer: "trl", the stock one, or "fused", which packs each pair's prompt once and computes logits in chunks.
-        tokens: of the longest packed row; `None` is the worst case, no prompt and no padding. "trl" does not read it.
-
-    Returns:
-        GB (10^9 bytes) by part; their sum is the predicted peak. Logits are 0 if the peak is in the second moment.
+    `micro_batch` is in pairs, each two rows; `max_length` the tokens of the longest row; `tokens` those of the longest
+    packed row, which "trl" does not read, and of which `None` is the worst case. Returns GB (10^9 bytes) by part, whose
+    sum is the predicted peak; logits are 0 if the peak is in the second moment.
     """
     config, weights, width = model.config, count_weights(model, target_modules, lora_r), DTYPE_BYTES[dtype]
     padded = 2 * micro_batch * max_length
@@ -136,14 +120,7 @@ def predict(
 
 
 def budgets(model, recipe, profiles: dict, trainer: str = "trl") -> dict[str, dict[str, float]]:
-    """Predict the parts of the peak for every profile, each with its own dtype and pairs in a pass.
-
-    Args:
-        model: the base, or its `utils.train.base.skeleton`.
-        recipe: a `utils.train.recipes.Recipe`.
-        profiles: name -> `utils.train.profiles.Profile`.
-        trainer: "trl" or "fused", see `predict`.
-    """
+    """Predict the parts of the peak for every profile, each with its own dtype and pairs in a pass."""
     modules = bases.fit_modules(model, recipe.target_modules)
     max_length = min(recipe.max_length, bases.context_length(model) or recipe.max_length)
     return {
@@ -163,10 +140,6 @@ def budgets(model, recipe, profiles: dict, trainer: str = "trl") -> dict[str, di
 
 def plot_budgets(budgets: dict[str, dict[str, float]], profiles: dict):
     """Draw predicted budgets as stacked bars, with each GPU's memory as a black line where it is in sight.
-
-    Args:
-        budgets: profile name -> parts of `predict`, in GB.
-        profiles: name -> `utils.train.profiles.Profile`; a memory of 0 draws no line.
 
     Returns:
         (figure, alt text).
@@ -201,11 +174,10 @@ def measure_peak():
     """Measure the most memory that a `with` block holds above what was held on entry.
 
     On a GPU that is what tensors take; elsewhere the resident memory of this process, whose high-water mark Linux
-    resets on demand. Other systems do not: there it is read every few milliseconds, and a short peak may be missed.
-
-    Yields:
-        An object whose `gb` is the peak in GB (10^9 bytes), once the block has ended.
+    resets on demand. macOS does not: there a higher peak before the block counts too. Yields an object whose `gb` is
+    the peak in GB (10^9 bytes), once the block has ended.
     """
+    import psutil
     import torch
 
     peak = SimpleNamespace(gb=0.0)
@@ -215,57 +187,20 @@ def measure_peak():
         find_most = torch.cuda.max_memory_allocated
     else:
         getattr(ctypes.pythonapi, "malloc_trim", int)(0)  # glibc keeps what was freed, and would hide what comes
-        find_most = _watch_resident()
-        before = resident_gb() * 1e9
+        with suppress(OSError):
+            RESET.write_text("5")  # the high-water mark of the resident memory, see `man proc_pid_clear_refs`
+        before = psutil.Process().memory_info().rss
+        find_most = _find_most_resident
     try:
         yield peak
     finally:
         peak.gb = max(0.0, find_most() - before) / 1e9
 
 
-def _watch_resident():
-    """Begin to watch the resident memory, and return a function that ends it and returns the most, in bytes."""
-    try:
-        RESET.write_text("5")  # the high-water mark of the resident memory, see `man proc_pid_clear_refs`
-        return lambda: int(re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())[1]) * 1024
-    except OSError:  # not Linux, or a sandbox without it
-        pass
-    samples, done = [], threading.Event()
-
-    def sample():
-        while not done.wait(0.005):
-            samples.append(resident_gb() * 1e9)
-
-    watcher = threading.Thread(target=sample, daemon=True)
-    watcher.start()
-
-    def most() -> float:
-        done.set()
-        watcher.join()
-        return max([*samples, resident_gb() * 1e9])
-
-    return most
-
-
-def resident_gb() -> float:
-    """Return what this process holds in RAM now, in GB."""
-    import psutil
-
-    return psutil.Process().memory_info().rss / 1e9
-
-
-def measured_peak_gb(resident_before: float) -> float:
-    """Return the measured peak in GB: allocated on the GPU, or else resident in RAM above what was there before.
-
-    Args:
-        resident_before: `resident_gb` before the base was loaded.
-    """
+def _find_most_resident() -> float:
+    """Return the high-water mark of the resident memory, in bytes; macOS has only that of the whole process."""
+    if STATUS.exists():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())[1]) * 1024
     import resource
-    import sys
 
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9 - resident_before
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

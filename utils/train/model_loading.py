@@ -7,11 +7,7 @@ from utils.train import memory
 
 
 def nf4_config(dtype):
-    """Describe 4-bit NormalFloat storage with double quantisation (QLoRA, arXiv 2305.14314, section 3).
-
-    Args:
-        dtype: `torch.dtype` that the weights are expanded to for each matrix product.
-    """
+    """Describe 4-bit NormalFloat storage with double quantisation (QLoRA, arXiv 2305.14314, section 3)."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -26,11 +22,6 @@ def weights_gb(skeleton, four_bit: bool, bytes_each: int = 2) -> float:
     """Return the memory that the weights of a model take, in GB (10^9 bytes).
 
     In 4 bits only the linear layers shrink, not the embeddings and the output head.
-
-    Args:
-        skeleton: of `utils.train.base.skeleton`.
-        four_bit: whether the linear layers are stored as NF4.
-        bytes_each: of a weight that stays whole: 2 in 16 bits, 4 in 32.
     """
     linear = memory.count_weights(skeleton, ())["layers"] if four_bit else 0
     return ((skeleton.num_parameters() - linear) * bytes_each + linear * memory.NF4_BYTES) / 1e9
@@ -44,16 +35,7 @@ def load_base(
     device_map="auto",
     token: str | None = None,
 ):
-    """Load a causal language model, in 4 bits or whole, never with remote code and never from a pickle.
-
-    Args:
-        base_model: Hub id or local folder.
-        dtype: `torch.dtype` of the weights that stay whole, and of the computation.
-        revision: commit of the Hub repository; `None` for a local folder.
-        four_bit: store the linear layers as NF4.
-        device_map: as in `from_pretrained`; `"auto"` takes the GPU where there is one.
-        token: Hub token for gated repositories.
-    """
+    """Load a causal language model, in 4 bits or whole, never with remote code and never from a pickle."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(

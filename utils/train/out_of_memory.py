@@ -24,11 +24,6 @@ def train_within_memory(trainer, checkpoint: str | None = None, train=None):
     had the smaller passes from there on, with one exception: where a pass becomes smaller than a group of the NLL (all
     pairs of a pass in TRL's trainer, `nll_group` in the fused one), that mean is taken over fewer pairs.
 
-    Args:
-        trainer: TRL's `ORPOTrainer` or the fused one; its settings are changed to what was found to fit.
-        checkpoint: folder to resume from, `None` to start afresh.
-        train: what trains; `trainer.train` by itself.
-
     Returns:
         What `trainer.train` returns.
 
@@ -59,9 +54,6 @@ def try_largest_batch(trainer) -> int:
     """Do a training pass over the pairs with most tokens, and halve it until it fits; the run is left as it was.
 
     What comes on top while it trains is the optimizer's state, two numbers for each weight that is trained.
-
-    Args:
-        trainer: before it trains; see `train_within_memory`.
 
     Returns:
         Tokens that the largest pass computes.

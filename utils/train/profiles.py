@@ -63,10 +63,6 @@ PROFILES = {profile.name: profile for profile in (_CPU, _T4, _L4, _A100, _H100)}
 def choose_profile(device, name: str | None = None) -> tuple[Profile, str]:
     """Choose the profile for a device: the one asked for, the GPU's own, or the largest that fits into its memory.
 
-    Args:
-        device: a `utils.environment.Device`.
-        name: a profile's name, or `None` to choose.
-
     Returns:
         (profile, reason in one sentence).
 

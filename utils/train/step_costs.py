@@ -12,35 +12,24 @@ from pathlib import Path
 from utils.train import memory
 
 # Values of LlamaConfig. "mid" trains on a CPU in seconds, and its vocabulary is as large as Llama 2's.
-_NAMES = "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size".split()
 SHAPES = {
-    "tiny": dict(zip(_NAMES, (128, 352, 2, 4, 2, 4096), strict=True)),
-    "mid": dict(zip(_NAMES, (512, 1408, 4, 8, 4, 32000), strict=True)),
+    "tiny": dict(zip(memory.LLAMA_3_8B, (128, 352, 2, 4, 2, 4096), strict=True)),
+    "mid": dict(zip(memory.LLAMA_3_8B, (512, 1408, 4, 8, 4, 32000), strict=True)),
     "llama3-8b": memory.LLAMA_3_8B,
 }
 LORA_R, LORA_ALPHA = 16, 32
-LORA_TARGETS = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
 PAD, BEGIN, END, UNKNOWN = range(4)  # tokens with a meaning; made-up rows have none of them
 
 
 def read_lengths(path, pairs: int, max_length: int = 1024) -> list[tuple[int, int, int]]:
-    """Read the token counts of pairs that fit whole, in the file's order, from the start again when it ends.
-
-    Args:
-        path: JSON file whose `pairs` are [prompt, chosen, rejected] token counts.
-        pairs, max_length: how many, and the most tokens of the prompt and the longer answer together.
-    """
+    """Read the (prompt, chosen, rejected) token counts of pairs that fit whole, from the start again when they end."""
     known = json.loads(Path(path).read_text())["pairs"]
     fitting = [tuple(pair) for pair in known if pair[0] + max(pair[1:]) <= max_length]
     return [fitting[number % len(fitting)] for number in range(pairs)]
 
 
 def made_up_rows(lengths: list[tuple[int, int, int]], vocab_size: int) -> list[dict]:
-    """Make rows of random tokens as `ORPOTrainer.tokenize_row` leaves them; answers differ from their first token.
-
-    Args:
-        lengths, vocab_size: (prompt, chosen, rejected) token counts, and how many tokens the model knows.
-    """
+    """Make rows of random tokens as `ORPOTrainer.tokenize_row` leaves them; answers differ from their first token."""
     import random
 
     draw, words, rows = random.Random(0), range(UNKNOWN + 1, vocab_size), []
@@ -56,15 +45,9 @@ def made_up_rows(lengths: list[tuple[int, int, int]], vocab_size: int) -> list[d
 
 
 def count_tokens(rows: list[dict], micro_batch: int) -> dict[str, int]:
-    """Count the tokens that the stock trainer computes, by kind; a packed row holds the distinct ones alone.
+    """Count the tokens that the stock trainer computes in passes of `micro_batch` pairs; a packed row has the distinct.
 
-    Args:
-        rows: tokenised pairs, in the order in which batches are formed.
-        micro_batch: pairs in one forward pass: TRL pads all their answers to the longest.
-
-    Returns:
-        Tokens that are `distinct` (each prompt once), `repeated` (the prompt, or what else both answers begin with, a
-        second time) and `padding`.
+    They are `distinct` (each prompt once), `repeated` (what both sides begin with, a second time) and `padding`.
     """
     distinct = real = computed = 0
     for start in range(0, len(rows), micro_batch):
@@ -81,11 +64,6 @@ def random_base(shape: dict, device="cpu", dtype=None, four_bit: bool = False):
     """Make a Llama of random weights, frozen, matrix by matrix: an 8B in 4 bits never exists whole.
 
     The weights are the same each time: normal with a standard deviation of 0.02, as Llama's are at the beginning.
-
-    Args:
-        shape: values of `LlamaConfig`, such as `SHAPES["mid"]`.
-        device, dtype: where they are made, and `torch.dtype` of what stays whole; `None` takes fp32.
-        four_bit: store the linear layers but the head as NF4 with double quantisation, as `model_loading` does.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -126,14 +104,7 @@ def build_trainer(kind, model, rows: list[dict], micro_batch=2, accumulation=4, 
     """Build a trainer with the article's settings on tokenised pairs, which it takes in their order.
 
     LoRA begins in the same random state each time, so losses can be compared step by step. Autocast has the model's
-    dtype, and on a CPU Adam has whole states, not 8-bit ones.
-
-    Args:
-        kind: class, `ORPOTrainer` or another with its arguments, and `options` of its own.
-        model: of `random_base`.
-        rows: tokenised pairs, such as `made_up_rows`.
-        micro_batch, accumulation: pairs in one forward pass, and passes in one optimizer step.
-        recompute: compute each layer's activations again in the backward pass instead of keeping them.
+    dtype, and on a CPU Adam has whole states, not 8-bit ones. `kind` is `ORPOTrainer` or a class like it.
     """
     import tempfile
 
@@ -166,7 +137,7 @@ def build_trainer(kind, model, rows: list[dict], micro_batch=2, accumulation=4, 
         remove_unused_columns=False,
         logging_nan_inf_filter=False,
     )
-    lora = LoraConfig(r=LORA_R, lora_alpha=LORA_ALPHA, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+    lora = LoraConfig(r=LORA_R, lora_alpha=LORA_ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
     text = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])  # it tokenises text, and has rows after
     built = kind(model, arguments, train_dataset=text, processing_class=_tokenizer(), peft_config=lora, **options)
     built.train_dataset = Dataset.from_list(rows)
@@ -187,14 +158,8 @@ def _tokenizer():
 def measure_steps(trainer, repeats: int = 1) -> dict:
     """Train on all rows, several times on end, after one optimizer step that warms up and is not timed.
 
-    Timed is all that `train()` does: collating, forward and backward passes, clipping, Adam, logging.
-
-    Args:
-        trainer: of `build_trainer`; its rows fill whole optimizer steps.
-        repeats: how often the rows are trained on.
-
-    Returns:
-        `seconds` of each repeat, `losses` of all optimizer steps with the first one, `peak_gb` above what was held.
+    Timed is all that `train()` does: collating, forward and backward passes, clipping, Adam, logging. Returns `seconds`
+    of each repeat, `losses` of all optimizer steps with the first one, and `peak_gb` above what was held.
     """
     import torch
     from datasets import concatenate_datasets
@@ -228,11 +193,7 @@ def measure_steps(trainer, repeats: int = 1) -> dict:
 def measured_rates(device="cpu", dtype=None) -> dict[str, float]:
     """Measure, for a second each, the two rates that bound a step: of a large matrix product, and of a large copy.
 
-    Args:
-        device, dtype: of the machine, and `torch.dtype` of the matrices; `None` takes fp32.
-
-    Returns:
-        `matrix` in FLOP/s, of which an n x n product takes 2 n^3; `bandwidth` in bytes/s, read and written.
+    `matrix` is in FLOP/s (an n x n product takes 2 n^3), `bandwidth` in bytes/s, read and written.
     """
     import torch
     from torch.utils.benchmark import Timer  # which warms up, and waits for a GPU
@@ -248,15 +209,87 @@ def measured_rates(device="cpu", dtype=None) -> dict[str, float]:
     return rates
 
 
+def measure_operation(task, flops: float, sizes, device="cpu", dtype=None) -> tuple[float, float]:
+    """Return an operation's FLOPs for each byte that it reads or writes, and its measured FLOPs a second."""
+    import torch
+    from torch.utils.benchmark import Timer
+
+    inputs = [torch.randn(size, device=device, dtype=dtype) for size in sizes]
+    moved = sum(it.nbytes for it in [*inputs, task(*inputs)])
+    timer = Timer("task(*inputs)", globals={"task": task, "inputs": inputs}, num_threads=torch.get_num_threads())
+    return flops / moved, flops / timer.blocked_autorange(min_run_time=0.2).median
+
+
+def measure_rung(kind, shape: dict, rows, device="cpu", dtype=None, passes=(2, 4), repeats=1, change=None, **more):
+    """Measure a trainer on a new model, and leave nothing behind; the fastest of the repeats counts.
+
+    `passes` are pairs in a pass and passes in a step; `change` is called with the model; `layers_kept` counts the
+    layers whose activations the fused trainer kept.
+    """
+    import gc
+
+    import torch
+
+    model = random_base(shape, device, dtype, four_bit=device == "cuda")
+    trainer = build_trainer(kind, model, rows, *passes, **more)
+    if change:
+        change(trainer.model)
+    found = measure_steps(trainer, repeats)
+    found["seconds"] = min(found["seconds"])
+    found["layers_kept"] = sum(not layer.gradient_checkpointing for layer in getattr(trainer, "layers", []))
+    del model, trainer
+    gc.collect()
+    torch.cuda.empty_cache()
+    return found
+
+
+def build_small(kind, rows, device="cpu"):
+    """Build a trainer on the tiny shape in fp32, every time with the same weights; LoRA's B is not 0, so A learns."""
+    import torch
+
+    trainer = build_trainer(kind, random_base(SHAPES["tiny"], device), rows, recompute=False)
+    torch.manual_seed(0)
+    for name, weight in trainer.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    return trainer
+
+
+def loss_and_gradient(trainer, batch: dict):
+    """Run one pass over a collated batch, without an optimizer step; return the loss and the gradient as one vector."""
+    import torch
+
+    trainer.model.zero_grad()
+    loss, _ = trainer.get_batch_loss_metrics(trainer.model, trainer._prepare_inputs(batch))
+    loss.backward()
+    trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    return loss.item(), torch.cat([weight.grad.flatten() for weight in trained])
+
+
+def count_reads(trainer, rows) -> int:
+    """Count how often a pass fetches a number from the device, which makes Python wait for a GPU."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class CountReads(TorchDispatchMode):
+        reads = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.reads += function is torch.ops.aten._local_scalar_dense.default
+            return function(*args, **(kwargs or {}))
+
+    batch = trainer._prepare_inputs(trainer.data_collator(rows))
+    with CountReads() as counter:
+        trainer.get_batch_loss_metrics(trainer.model, batch)
+    return counter.reads
+
+
 def flops_per_token(shape: dict, recompute: bool = False) -> dict[str, float]:
     """Count the floating-point operations of one distinct token in a step, by part.
 
     A weight of a matrix takes 2 in the forward pass and 2 in the backward pass for the gradient of its input; one that
     is trained 2 more, for its own gradient; one that is recomputed 2 more. So it is 4 (recomputed 6) for each frozen
     weight of a layer, 6 (8) for LoRA's, 4 for the head's. Attention is left out: 2 % for Llama 3 8B and these pairs.
-
-    Args:
-        shape, recompute: values of `LlamaConfig`, and whether layers are computed again in the backward pass.
     """
     hidden, middle, layers = shape["hidden_size"], shape["intermediate_size"], shape["num_hidden_layers"]
     shared = hidden * shape["num_key_value_heads"] // shape["num_attention_heads"]

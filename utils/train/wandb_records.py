@@ -28,9 +28,6 @@ def first_panels(run):
     They have a step of their own, so that their rows carry nothing of the trainer's: what reads the curves back by
     their prefixes, `train/` and `eval/`, finds the trainer's rows only.
 
-    Args:
-        run: of `environment.start_wandb`.
-
     Returns:
         A callback for the trainer's `callbacks`, which stand behind its own W&B callback.
     """
@@ -58,12 +55,7 @@ def first_panels(run):
 
 
 def log_answers(run, columns: dict[str, list[str]]) -> None:
-    """Log prompts and answers as a table, in a section `answers`.
-
-    Args:
-        run: of `environment.start_wandb`.
-        columns: name of each column and its texts, such as the prompts and what the model said before and after.
-    """
+    """Log prompts and answers as a table, in a section `answers`."""
     import wandb
 
     with _at_no_cost("the answers"):
@@ -76,10 +68,6 @@ def log_run(run, run_folder) -> None:
 
     They are named after the run's group, the recipe, and made of the record beside the adapter, which has no prompts
     and no paths of this machine. An online run uploads the adapter, 84 MB for Llama 3 8B, while the notebook goes on.
-
-    Args:
-        run: of `environment.start_wandb`.
-        run_folder: what notebook 03 wrote, with `adapter/` and `adapter/run.json`.
     """
     if run.disabled:
         return

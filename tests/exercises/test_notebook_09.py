@@ -1,12 +1,11 @@
-"""The checks of notebook 09: each mistake is told for what it is, and what is right passes.
-
-That they stand in the notebooks and take what a notebook has, tests/test_exercises.py sees.
-"""
+"""The checks of notebook 09: each mistake is told for what it is, and what is right passes."""
 
 import pytest
+import torch
 
-from utils.exercises import runtime_exercises as checks
-from utils.train import step_costs
+from utils import exercises as checks
+from utils.train import cost_figures, step_costs
+from utils.train.fused_orpo import PackingCollator
 
 PAIRS = [(100, 50, 150), (300, 80, 40)]
 COUNTED = {"distinct": 722, "repeated": 398, "padding": 400}
@@ -87,11 +86,6 @@ def test_a_wrong_mask_is_told(answer, said):
 
 def test_a_right_mask_is_the_collators(capsys):
     """A mask as a tensor passes too, and is the one that the branches of a packed row allow."""
-    import torch
-
-    from utils.train import cost_figures
-    from utils.train.fused_orpo import PackingCollator
-
     packed = PackingCollator()(step_costs.made_up_rows([(5, 4, 3)], 4096))
     branches = [list(dict.fromkeys(branch)) for branch in packed["branches"].tolist()]
     seen = cost_figures.who_sees_whom(branches)

@@ -1,7 +1,4 @@
-"""The exercises on a model at work: tokens and rates of notebook 09.
-
-Left out: the models, and what the notebooks measured, which they pass in.
-"""
+"""Checks of notebook 09: the tokens of a pass, a card's roof, and the mask of a packed row."""
 
 import math
 import reprlib
@@ -11,12 +8,7 @@ from utils.exercises.checks import close, exercise, function, number
 
 @exercise('a number of tokens of each kind, as in {"distinct": 900, "repeated": 80, "padding": 20}')
 def check_pass(answer: dict | None, lengths: list[tuple]) -> str:
-    """Check how many tokens of each kind a pass of the stock trainer has.
-
-    Args:
-        answer: kind -> tokens, as `step_costs.count_tokens` names them.
-        lengths: (prompt, chosen, rejected) tokens of its pairs; the two answers differ from their first token.
-    """
+    """Check the tokens of each kind in a pass, from its pairs' (prompt, chosen, rejected) tokens."""
     kinds = ("distinct", "repeated", "padding")
     is_table = isinstance(answer, dict) and set(answer) == set(kinds)
     assert is_table, f"The answer is a dictionary of {', '.join(kinds)} and tokens, not {answer!r}."
@@ -46,13 +38,7 @@ def check_pass(answer: dict | None, lengths: list[tuple]) -> str:
 
 @exercise("a share between 0 and 1")
 def check_roof(answer: float | None, intensity: float, matrix_rate: float, bandwidth: float) -> str:
-    """Check what share of a card's matrix rate an operation can reach at most, to 5 %.
-
-    Args:
-        answer: the share.
-        intensity: FLOPs that the operation does for each byte.
-        matrix_rate, bandwidth: of the card, in FLOP/s and in bytes/s.
-    """
+    """Check what share of a card's matrix rate an operation can reach at most, to 5 %."""
     number(answer, "The share", 0)
     reached = intensity * bandwidth
     right = min(1.0, reached / matrix_rate)
@@ -75,13 +61,7 @@ def check_roof(answer: float | None, intensity: float, matrix_rate: float, bandw
 
 @exercise("a function of the three lengths prefix, chosen and rejected")
 def check_mask(answer, seen: list[list[bool]], lengths: tuple[int, int, int]) -> str:
-    """Check a function that tells which token of a packed row sees which.
-
-    Args:
-        answer: function of three numbers of tokens; returns, for each token of the row, whether it sees each token.
-        seen: what the collator's branches allow for `lengths`.
-        lengths: of prefix, chosen and rejected answer, as they stand in the packed row.
-    """
+    """Check a function that tells which token of a packed row sees which."""
     mask = function(answer, "Your function")
     for prefix, chosen, rejected in ((2, 1, 1), (3, 2, 4), lengths):
         size, name = prefix + chosen + rejected, f"mask({prefix}, {chosen}, {rejected})"
