@@ -60,6 +60,20 @@ def count_tokens(rows: list[dict], micro_batch: int) -> dict[str, int]:
     return {"distinct": distinct, "repeated": real - distinct, "padding": computed - real}
 
 
+def describe_packed(batch: dict):
+    """Return a table of a packed row: each place's token and position, what it predicts, and its weights."""
+    import pandas as pd
+
+    places = batch["places"].tolist()
+    target = dict(zip(places, batch["targets"].tolist(), strict=True))
+    table = pd.DataFrame({"token": batch["input_ids"][0].tolist(), "position": batch["position_ids"][0].tolist()})
+    table["predicts"] = [str(target.get(place, "")) for place in table.index]
+    for term in ("nll", "chosen", "rejected"):
+        weight = dict(zip(places, batch[term].tolist(), strict=True))
+        table[term] = [round(weight.get(place, 0.0), 3) for place in table.index]
+    return table
+
+
 def random_base(shape: dict, device="cpu", dtype=None, four_bit: bool = False):
     """Make a Llama of random weights, frozen, matrix by matrix: an 8B in 4 bits never exists whole.
 
