@@ -114,8 +114,8 @@ def keep_run(trainer, plan, pairs, report, answers: dict[str, list[str]] | None 
     `trainer_state.json`; notebooks 04 to 08 need nothing else. In W&B: answers, settings, data report and adapter; the
     W&B run ends. In `plan.keep_repo`, if there is one: the same as in the folder.
 
-    `report` of the dropped rows is a dict, or has `as_dict()`. `answers` are columns of a table: prompts, answers before,
-    answers after; one that ended has the end token.
+    `report` of the dropped rows is a dict, or has `as_dict()`. `answers` are columns of a table: prompts, answers
+    before, answers after; one that ended has the end token.
 
     Returns:
         The contents of `run.json`: `eval` (`before` and `after`, metric -> value), `seconds`, `peak_memory_gb`, ...
