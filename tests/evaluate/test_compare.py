@@ -1,15 +1,18 @@
 """The ruler gives what a plain computation gives, the account is exact, and every method starts alike."""
 
+import json
 import math
 import time
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
@@ -21,6 +24,7 @@ from utils.data import chat_format
 from utils.practice import stand_ins
 from utils.train import memory, model_loading
 
+ROOT = Path(__file__).parents[2]
 disable_progress_bars()
 environment.quiet_known_warnings()
 
@@ -252,3 +256,17 @@ def test_the_account_is_a_row_for_each_method():
     assert row["accuracy (95 %)"] == "0.75 (0.60 to 0.86)" and row["margin"] == "0.100"
     assert two_stages["steps"] == "12 + 6" and two_stages["by the reference"] == "2,000"
     assert two_stages["tokens trained"] == "4,000" and (row["adapters"], two_stages["adapters"]) == ("1", "2")
+
+
+def test_notebook_08_takes_the_values_of_every_recipe():
+    cells = json.loads((ROOT / "notebooks" / "08_compare_with_sft_and_dpo.ipynb").read_text())["cells"]
+    source = "".join(next(cell["source"] for cell in cells if cell["id"] == "params"))
+    recipes = sorted((ROOT / "recipes").glob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        given = {key: value for key, value in yaml.safe_load(path.read_text()).items() if key != "TRAINER"}
+        injected = "# Parameters\n" + "\n".join(f"{key} = {value!r}" for key, value in given.items())
+        values = {}
+        exec(f"{source}\n{injected}", values)
+        environment.check_parameters([source, injected], values)
+        assert values["MORE"]["dpo_beta"] == 0.1, path
