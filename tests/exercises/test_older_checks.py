@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from utils.data import sources
-from utils.exercises import data_exercises, notebook_02
+from utils.exercises import notebook_00, notebook_02
 from utils.train import base, memory
 
 
@@ -28,23 +28,23 @@ def test_sizes_of_a_model(llama3):
         (16, 'a dictionary with "bf16" and "4 bits"'),
         ({"bf16": 128.5, "4 bits": 5.6}, "billions of bits"),
         ({"bf16": 32.1, "4 bits": 5.6}, "2 times too large"),
-        ({"bf16": 16.06, "4 bits": 4.015}, "would be all weights in 4 bits"),
+        ({"bf16": 16.06, "4 bits": 4.015}, "All weights in 4 bits"),
         ({"bf16": 16.06, "4 bits": 9.1}, "1.63 times too large"),
     ]:
-        refused(said, data_exercises.check_size, answer, llama3)
+        refused(said, notebook_00.check_size, answer, llama3)
     for small in (5.59, 5.70):  # without the scales, and with them
-        data_exercises.check_size({"bf16": 16.06, "4 bits": small}, llama3)
+        notebook_00.check_size({"bf16": 16.06, "4 bits": small}, llama3)
 
 
 def test_cards():
     chosen = {"RTX 4090": ("l4", "bfloat16"), "V100": ("t4", "float16"), "RTX 3060": ("t4", "bfloat16")}
-    data_exercises.check_cards(chosen)
+    notebook_00.check_cards(chosen)
     for change, said in [
         ({"V100": ("t4", "fp16")}, "The dtype of the V100 is one of"),
         ({"V100": ("l4", "float16")}, "V100: not l4"),
         ({"RTX 3060": ("t4", "float16")}, "RTX 3060: not float16"),
     ]:
-        refused(said, data_exercises.check_cards, chosen | change)
+        refused(said, notebook_00.check_cards, chosen | change)
 
 
 def test_words():

@@ -30,8 +30,8 @@ from pathlib import Path
 from IPython.display import HTML, display
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from types import SimpleNamespace
 from utils.data import chat_format
-from utils.widgets import memory as memory_calculator
 from utils import curves, exercises, figures
 from utils import evaluate, widgets
 from utils.train import profiles, recipes
@@ -53,8 +53,10 @@ read = lambda source, row: talks[row]
 """
 BEFORE_CURVES = 'run, others, run_folder, SEED = curves.read_run("data/runs/healthy", None, "your run"), [], None, 4'
 BEFORE_MEMORY = """
-skeleton, profile = memory_calculator.known_skeleton("Llama 3 8B"), profiles.PROFILES["l4"]
-recipe, _ = recipes.resolve("course-llama3")
+base = SimpleNamespace(skeleton=widgets.known_skeleton("Llama 3 8B"))
+lora = {"target_modules": ("q_proj", "v_proj"), "lora_r": 16}
+sizes = {"max_length": 1024, "effective_batch": 8}
+plan = SimpleNamespace(base=base, profile=profiles.PROFILES["l4"], trainer="trl", **sizes, **lora)
 """
 BEFORE_TOKENS = """
 base = stand_ins.small_base()
@@ -88,7 +90,7 @@ def cells() -> dict[str, str]:
         "04_quiz": cell_with("04", "draw_quiz("),
         "04_answer": cell_with("04", "check(answer)"),
         "before memory": BEFORE_MEMORY,
-        "00_memory_calculator": cell_with("00", "memory_calculator.calculate("),
+        "00_memory_calculator": cell_with("00", "explore_memory("),
         "before tokens": BEFORE_TOKENS,
         "06_token_heat_map": cell_with("06", "widgets.explore_tokens("),
     }
@@ -257,27 +259,6 @@ def test_the_loss_explorer_follows_its_sliders(page):
         widget.move(label)
         drawn()
     widget.look_at()
-
-
-@pytest.mark.parametrize(
-    ("name", "label", "typed", "told"),
-    [
-        ("00_memory_calculator", "Pairs in a pass:", "0", "leaves nothing to train on"),
-        ("00_memory_calculator", "Pairs in a pass:", "two", "no whole number"),
-        ("00_memory_calculator", "max_length (tokens):", "", "is empty"),
-        ("00_memory_calculator", "max_length (tokens):", "1000000000", "far more than any"),
-    ],
-)
-def test_a_widget_says_what_is_wrong_in_place(page, name, label, typed, told):
-    widget = Widget(page, name)
-    before = widget.field(label)
-    widget.type(label, typed)
-    widget.wait(lambda: told in widget.words())
-    assert widget.root.locator("[role=alert]").count() == 1 and not widget.root.locator("img").count()
-    if typed == "0.5":
-        widget.look_at("_wrong")
-    widget.type(label, before)
-    widget.root.locator("img").wait_for()
 
 
 def test_the_pair_browser_goes_through_the_rows(page):

@@ -1,5 +1,8 @@
 """Checks of the exercises, by notebook."""
 
+from utils.exercises.notebook_00 import check_cards as check_cards
+from utils.exercises.notebook_00 import check_longest as check_longest
+from utils.exercises.notebook_00 import check_size as check_size
 from utils.exercises.notebook_01 import check_even_beta as check_even_beta
 from utils.exercises.notebook_01 import check_mean as check_mean
 from utils.exercises.notebook_01 import check_own_loss as check_own_loss

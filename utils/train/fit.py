@@ -71,12 +71,15 @@ def check_run(
     profile: str = "auto",
     keep_repo: str = "",
     use_mix: bool = True,
+    publish: bool = False,
+    stop: bool = True,
     **more,
 ) -> Plan:
     """Look up base, data, device and rights, show one table of what is fine, and return the `Plan` of the run.
 
-    Nothing large is downloaded. With `keep_repo` the private repository is made. A long time on a GPU warns; any other
-    red line stops.
+    Nothing large is downloaded. With `keep_repo` the private repository is made, and with `publish` merging and a push
+    of the merged model are checked too. A long time on a GPU warns; any other red line stops, or without `stop` only
+    that of a base that cannot be read.
 
     Args:
         dataset: Hub id, "id@revision", folder or file. The course's own gives way to a mix in `folder/../mix`, unless
@@ -132,12 +135,18 @@ def check_run(
     found_data = f"{data.name} @ {data.commit or 'as it is'} ({data.host}), licence {data.licence}"
     checks = [preflight.Check("data", True, found_data)]
     checks += [preflight.Check("step", True, f"{found}; {device.dtype}: {device.dtype_reason}")]
-    checks += check_base(base) + preflight.check_disk([downloads, writes])
+    merged = 2 * base.size_gb, folder.parent, "the merged model and its read-back"
+    checks += check_base(base) + preflight.check_disk([downloads, writes, merged] if publish else [downloads, writes])
     checks += check_training(plan, base, device, chosen, trainer)
-    identity = hub_access.hub_identity(token) if keep_repo else None
-    checks += preflight.check_writing(identity, [keep_repo] if keep_repo else [])
+    identity = hub_access.hub_identity(token) if keep_repo or publish else None
+    if publish:
+        owner = identity["name"] if identity else "you"
+        checks += check_merging(base, device)
+        checks += preflight.check_writing(identity, [f"{owner}/{plan.name}"], base.name)
+    else:
+        checks += preflight.check_writing(identity, [keep_repo] if keep_repo else [])
     display(preflight.as_table(checks))
-    preflight.stop_if_red(checks)
+    preflight.stop_if_red(checks if stop else check_base(base))
     if keep_repo:
         hub_access.create_repository(keep_repo, token)  # the surest test of a token is to use it
     return plan
