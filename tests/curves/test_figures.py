@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from support.made_runs import LOG, ORPO, made_run
+from support.made_runs import LOG, made_run
 from support.notebook_output import attributes, page_of
 
 from utils.curves import figures as curve_figures
@@ -42,24 +42,6 @@ def test_live_curves_redraw_one_display_in_place(shell):
     assert not plt.get_fignums()
 
 
-def test_live_curves_do_not_draw_at_every_step(shell, monkeypatch):
-    now = 1000.0
-    monkeypatch.setattr(curve_figures, "time", SimpleNamespace(monotonic=lambda: now))
-    live, state = (
-        curve_figures.live_curves(seconds=10),
-        SimpleNamespace(log_history=LOG[:3], global_step=1, max_steps=99),
-    )
-    counts = []
-    for seconds in (0, 4, 5, 2, 1):
-        now += seconds
-        live.on_log(None, state, None)
-        counts.append(len(shell))
-    live.on_train_end(None, state, None)
-    first = counts[0]
-    assert counts == [first, first, first, first + 1, first + 1]  # at 0 and at 11 seconds
-    assert len(shell) == first + 2  # and at the end
-
-
 # --- a run that is made up -------------------------------------------------------------------------------------------
 
 NAN = float("nan")
@@ -67,13 +49,6 @@ NAN = float("nan")
 
 def panels_of(figure) -> dict:
     return {axis.get_title(loc="left"): axis for axis in figure.axes}
-
-
-def words_in(holder) -> str:
-    """All text of a figure's or an axis' legends, and what stands inside."""
-    legends = [*getattr(holder, "legends", []), *([holder.get_legend()] if hasattr(holder, "get_legend") else [])]
-    said = [text.get_text() for legend in legends if legend for text in [*legend.get_texts(), legend.get_title()]]
-    return " | ".join(said + [text.get_text() for text in holder.texts])
 
 
 # --- running means and intervals -------------------------------------------------------------------------------------
@@ -138,15 +113,6 @@ def test_there_is_no_band_where_the_run_tells_too_little(metric, options):
 # --- one run ---------------------------------------------------------------------------------------------------------
 
 
-def test_one_run_is_drawn_in_six_panels():
-    figure, alt = curve_figures.plot_runs([made_run("my run")])
-    titles = ["loss", "rewards/margins", "rewards/accuracies", "log-probabilities", "log-odds", "grad_norm"]
-    assert list(panels_of(figure)) == titles
-    assert "mean of 10 points | evaluation, 50 rows | 95 % interval | my run" in words_in(figure)
-    assert words_in(panels_of(figure)["log-odds"]) == "log_odds_ratio | log_odds_chosen | "
-    assert alt.startswith("Curves of my run;")
-
-
 def test_the_lines_of_a_panel_are_the_runs_values():
     run = made_run()
     figure, alt = curve_figures.plot_runs([run], ("margins",), smoothing=5)
@@ -161,37 +127,6 @@ def test_the_lines_of_a_panel_are_the_runs_values():
     low, high = curve_figures.confidence_band(run, "rewards/margins")
     edges = band.get_paths()[0].vertices[:, 1]
     assert (edges.min(), edges.max()) == pytest.approx((low.min(), high.max()))
-
-
-def test_steps_are_cut_after_the_mean_is_taken():
-    run = made_run()
-    figure, alt = curve_figures.plot_runs([run], ("margins",), smoothing=9, steps=(20, 40))
-    _, points, mean, evaluation, *_ = panels_of(figure)["rewards/margins"].lines
-    whole = curve_figures.running_mean(run.series("rewards/margins"), 9)
-    assert mean.get_xdata().tolist() == list(range(20, 41)) and mean.get_ydata()[0] == whole[20]
-    assert evaluation.get_xdata().tolist() == [30] and "no value" not in alt
-    figure, alt = curve_figures.plot_runs([run], ("margins", "loss"), steps=(70, 90))
-    assert all(words_in(axis) == "no value in these steps" for axis in figure.axes) and "no value" in alt
-
-
-def test_what_was_not_logged_is_said():
-    rewards = {"loss": 0.6, "rewards/margins": 0.3, "rewards/accuracies": 0.7}
-    dpo = rewards | {"logps/chosen": -90, "logps/rejected": -99}
-    others = ["rewards/margins", "rewards/accuracies", "log-probabilities"]
-    for levels, absent in ((dpo, ["log-odds"]), ({"loss": 1.5}, [*others, "log-odds"])):
-        figure, alt = curve_figures.plot_runs([made_run(levels=levels)])
-        panels = panels_of(figure)
-        assert [title for title, axis in panels.items() if words_in(axis) == "not logged"] == absent
-        assert "nll_loss, not logged" in words_in(panels["loss"]) and alt.count("not logged") == len(absent) + 1
-    figure, alt = curve_figures.plot_runs([made_run(evaluations=())])
-    assert "no evaluation" in words_in(figure) and "interval" not in words_in(figure)
-    assert "rewards/margins, training 0." in alt
-
-
-def test_one_single_point_is_drawn():
-    figure, alt = curve_figures.plot_runs([made_run(steps=1, evaluations=(1,))])
-    figure.draw_without_rendering()
-    assert "nll_loss, 1.38 to 1.38" in alt and "95 % interval" in words_in(figure)  # of the accuracies alone
 
 
 def crosses(axis) -> list:
@@ -209,58 +144,4 @@ def test_what_is_not_finite_is_marked_where_it_is(bad):
     figure.draw_without_rendering()
 
 
-def test_a_spike_leaves_the_axis_and_is_told():
-    run = made_run(change=lambda metric, step, value: 30.0 if (metric, step) == ("loss", 17) else value)
-    figure, alt = curve_figures.plot_runs([run], ("loss",), smoothing=1)
-    assert panels_of(figure)["loss"].get_ylim()[1] > 30  # the line itself goes there
-    figure, alt = curve_figures.plot_runs([run], ("loss",), smoothing=20)
-    axis = panels_of(figure)["loss"]
-    assert axis.get_ylim()[1] < 5 and "points up to 30" in alt
-    assert [line.get_xdata().tolist() for line in axis.lines if line.get_marker() == "d"][0] == [17]
-
-
 # --- several runs ----------------------------------------------------------------------------------------------------
-
-
-def test_runs_are_told_apart_by_colour_and_marker():
-    runs = [made_run(f"run {number}", seed=number) for number in range(8)]
-    figure, alt = curve_figures.plot_runs(runs, ("loss", "accuracies"))
-    panels = panels_of(figure)
-    assert set(panels) == {"loss", "nll_loss", "rewards/accuracies"}
-    marked = [line for line in panels["loss"].lines if line.get_marker() in list(curve_figures.MARKERS)]
-    styles = {(line.get_color(), line.get_marker()) for line in marked}
-    assert len(styles) == len({colour for colour, _ in styles}) == len({marker for _, marker in styles}) == 8
-    handles = figure.legends[0].legend_handles
-    assert [(line.get_color(), line.get_marker()) for line in handles] == [
-        (line.get_color(), line.get_marker()) for line in marked
-    ]
-    assert all(f"run {number}, " in alt for number in range(8))
-    assert "interval" not in words_in(figure)  # too many bands
-
-
-@pytest.mark.parametrize(("panel", "metric", "far"), [("margins", "rewards/margins", 5), ("loss", "loss", 40)])
-def test_a_run_far_away_does_not_flatten_the_others(panel, metric, far):
-    usual = {"rewards/margins": (-0.02, 0.05), "loss": (0.6, 0.7)}[metric]
-    runs = [made_run(f"run {value}", ORPO | {metric: value}) for value in usual]
-    axis = panels_of(curve_figures.plot_runs(runs, (panel,))[0])[metric]
-    assert axis.get_yscale() == "linear"
-    axis = panels_of(curve_figures.plot_runs([*runs, made_run("astray", ORPO | {metric: far})], (panel,))[0])[metric]
-    low, high = axis.get_ylim()
-    assert axis.get_yscale() == "symlog" and all(low < value < high for value in (*usual, far))
-
-
-def test_several_runs_say_what_each_lacks():
-    broken = made_run("broken", change=lambda metric, step, value: NAN if step > 50 else value)
-    runs = [made_run("whole"), made_run("supervised", {"loss": 1.5}, evaluations=()), broken]
-    figure, alt = curve_figures.plot_runs(runs)
-    assert "supervised (no evaluation)" in words_in(figure) and "broken (not finite from 51)" in words_in(figure)
-    assert words_in(panels_of(figure)["nll_loss"]) == "supervised, not logged | "
-    assert "supervised, no value, not logged" in alt
-
-
-def test_names_are_written_as_they_are():
-    name = "a run with $alpha$ in its name, and very many more words than fit"
-    figure, alt = curve_figures.plot_runs([made_run(name), made_run("_second")], ("loss",))
-    figure.draw_without_rendering()
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names[1] == "_second" and r"\$alpha\$" in names[0] and len(names[0]) < 45 and name in alt

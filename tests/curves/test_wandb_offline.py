@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -107,28 +106,6 @@ def test_history_is_what_was_logged(run_file):
                 assert got[key] == value, key
 
 
-def test_config_is_the_latest(run_file):
-    assert read_offline(run_file).config == CONFIG | UPDATE and read_offline(run_file).state == "finished"
-
-
-def test_folder_link_and_text_path(run_file, run_folder):
-    rows = text(read_history(run_file))
-    assert len(rows) == NUMBER_OF_ROWS
-    for form in (str(run_file), run_folder, str(run_folder), run_folder.parent / "latest-run"):
-        assert text(read_history(form)) == rows
-
-
-def test_folder_without_exactly_one_run(run_file, run_folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="not one run .0 files"):
-        read_history(run_folder.parent)
-    for name in ("run-a.wandb", "run-b.wandb"):
-        shutil.copy(run_file, tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="not one run .2 files"):
-        read_history(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"run-c\.wandb"):
-        read_history(tmp_path / "run-c.wandb")
-
-
 @pytest.mark.parametrize(
     ("where", "rows"),
     [
@@ -164,12 +141,6 @@ def test_every_cut_gives_a_prefix(run_file, damaged):
     assert len(set(lengths)) > 10
 
 
-def test_a_file_of_whole_records_does_not_warn(run_file, damaged, recwarn):
-    assert len(read_history(run_file)) == NUMBER_OF_ROWS
-    assert read_history(damaged(run_file.read_bytes()[:7])) == []
-    assert not recwarn.list
-
-
 @pytest.mark.parametrize(
     ("offset", "mask"),
     [(0, 1), (4, 1), (5, 0x80), (6, 2), (7, 1), (20_000, 0x80)],
@@ -182,15 +153,6 @@ def test_a_flipped_bit_names_the_file_and_the_byte(run_file, damaged, offset, ma
     path = damaged(flip(data, chunk + offset, mask))
     with pytest.raises(ValueError, match=rf"run-damaged\.wandb is damaged at byte {chunk}:"):
         read_history(path)
-
-
-def test_the_advice_in_the_error_works(run_file, damaged, recwarn):
-    data = run_file.read_bytes()
-    with pytest.raises(ValueError, match=r"cut it to \d+ bytes") as error:
-        read_history(damaged(flip(data, data.index(b"row 010"))))
-    length = int(str(error.value).split("cut it to ")[1].split()[0])
-    assert text(read_history(damaged(data[:length]))) == text(read_history(run_file))[:10]
-    assert not recwarn.list  # cut between two records, nothing is torn
 
 
 def test_a_wrong_header_is_refused(run_file, damaged):
@@ -235,10 +197,3 @@ def test_chunks_in_a_wrong_order_are_refused(damaged, kinds):
     whole = position if kinds[0] == 1 else len(HEADER)
     with pytest.raises(ValueError, match=f"damaged at byte {position}:.* cut it to {whole} bytes"):
         read_history(damaged(HEADER + b"".join(chunks)))
-
-
-def test_a_length_beyond_the_block_is_no_torn_tail(damaged):
-    whole = HEADER + chunk(record("a", "text"), 1)
-    broken = flip(chunk(record("b", "text"), 1), 5, 0x80)  # the checksum does not cover the length
-    with pytest.raises(ValueError, match=f"damaged at byte {len(whole)}:"):
-        read_history(damaged(whole + broken))

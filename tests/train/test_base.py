@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, T5Config
+from transformers import AutoConfig, AutoModelForCausalLM, T5Config
 
 from utils import hub as hub_access
 from utils.practice import stand_ins
@@ -35,17 +35,6 @@ def test_a_base_is_described_before_it_is_downloaded(hub):
     assert all(path.endswith("config.json") for path in read)
 
 
-def test_what_lies_in_the_cache_is_not_downloaded_again(put):
-    from huggingface_hub import snapshot_download
-
-    put("learner/cached")
-    base = bases.describe_base("learner/cached")
-    assert base.download_gb == base.size_gb > 0
-    snapshot_download("learner/cached", revision=base.commit)
-    base = bases.describe_base("learner/cached")
-    assert base.download_gb == 0 < base.size_gb
-
-
 def test_pickles_are_no_weights(put):
     def pickled(folder):
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -67,13 +56,6 @@ def test_fault_a_gated_base_names_the_page_and_the_mirror(hub, put):
     base = bases.describe_base(repo, token="practice-read")
     assert base.may_download and base.gate == "gated, and you have access" and base.skeleton is not None
     assert not bases.describe_base(repo).may_download
-
-
-def test_a_local_base_needs_no_hub(small_base, unreachable):
-    base = bases.describe_base(str(small_base))
-    assert (base.commit, base.host, base.may_download, base.download_gb) == (None, "local", True, 0)
-    assert base.size_gb == (small_base / "model.safetensors").stat().st_size / 1e9
-    assert base.skeleton.config.model_type == "llama"
 
 
 def test_fault_a_base_with_code_is_refused_and_nothing_runs(put, tmp_path):
@@ -109,14 +91,6 @@ def test_a_base_that_cannot_be_read_says_why(put, name, change, trouble):
     assert base.skeleton is None and trouble in base.trouble
 
 
-@pytest.mark.parametrize(
-    "base_model, name",
-    [("meta-llama/Meta-Llama-3-8B", "Llama-3-8B-ORPO"), ("/content/my base", "my-base-ORPO"), ("gpt2", "gpt2-ORPO")],
-)
-def test_a_model_is_named_after_its_base(base_model, name):
-    assert bases.model_name(base_model) == name
-
-
 # --- before loading --------------------------------------------------------------------------------------------
 
 
@@ -131,37 +105,6 @@ def test_a_skeleton_has_the_layers_and_no_weights(small_base):
 def test_a_model_that_does_not_continue_text_is_refused():
     with pytest.raises(ValueError, match="a t5 is not a causal language model"):
         bases.skeleton(T5Config())
-
-
-def test_a_model_that_sees_is_refused():
-    with pytest.raises(ValueError, match="a gemma3 reads more than text"):
-        bases.skeleton(Gemma3Config())
-
-
-def test_a_second_copy_under_another_name_is_neither_counted_nor_fetched(put, hub):
-    name = put(
-        "learner/twice", lambda folder: shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
-    )
-    base = bases.describe_base(name)
-    (size,) = [file["size"] for path, file in hub.files(name).items() if path == "model.safetensors"]
-    assert base.size_gb == base.download_gb == size / 1e9
-    assert not (bases.fetch_base(name, base.commit) / "consolidated.safetensors").exists()
-
-
-def test_a_config_that_does_not_come_is_a_network_error_and_no_bad_base(put, hub):
-    name = put("learner/no-network")
-    hub.inject("learner/no-network/resolve/.*config.json", status=503, times=50)
-    with pytest.raises(ConnectionError):
-        bases.describe_base(name)
-
-
-def test_fault_a_small_file_with_a_flipped_bit_is_found(put, hub):
-    name = put("learner/flipped-tokenizer", lambda folder: (folder / "extra.json").write_text('{"a": "long enough"}'))
-    commit = bases.describe_base(name).commit
-    hub.inject(f"{name}/resolve/.*extra.json", flip=True, method="GET")
-    with pytest.raises(ValueError, match="extra.json of learner/flipped-tokenizer did not arrive as the Hub lists it"):
-        bases.fetch_base(name, commit)
-    bases.fetch_base(name, commit)
 
 
 @pytest.fixture

@@ -38,30 +38,6 @@ def test_a_batch_is_drawn_to_scale(lengths):
     assert f"{sum(counts.values()):,} tokens" in alt and f"{counts['distinct']:,} in one" in alt
 
 
-def test_a_branch_sees_its_prefix_and_itself():
-    seen = cost_figures.who_sees_whom([[0, 1, 2, 3], [0, 1, 4, 5]])  # prefix, two chosen, two rejected
-    assert [[place for place, it in enumerate(row) if it] for row in seen] == [
-        [0],
-        [0, 1],
-        [0, 1, 2],
-        [0, 1, 2, 3],
-        [0, 1, 4],
-        [0, 1, 4, 5],
-    ]
-
-
-def test_attention_is_drawn_in_the_colour_of_what_is_seen():
-    ways = {"branches": [[0, 1, 2], [0, 3]], "one row": [[0, 1, 2, 3]]}
-    panels = {way: cost_figures.who_sees_whom(texts) for way, texts in ways.items()}
-    figure, alt = cost_figures.plot_attention(panels, ["prompt", "chosen", "chosen", "rejected"])
-    assert [axis.get_title() for axis in figure.axes] == list(ways)
-    first, second = (axis.images[0].get_array() for axis in figure.axes)
-    colours = [to_hex(first[3, place]) for place in range(4)]
-    assert colours == [cost_figures.KINDS["prompt"][0], "#ffffff", "#ffffff", cost_figures.KINDS["rejected"][0].lower()]
-    assert to_hex(second[3, 1]) == cost_figures.KINDS["chosen"][0].lower()
-    assert "branches: 8 of 16; one row: 10 of 16" in alt
-
-
 def test_the_roof_is_the_lower_of_two_rates():
     rates = {"matrix": 1e12, "bandwidth": 1e10}
     figure, alt = cost_figures.plot_roofline(rates, {"product": (1000.0, 5e11), "norm": (0.5, 5e9)})
@@ -92,14 +68,3 @@ def test_the_ladder_shows_what_was_measured_and_predicted(scale, unit, first):
     assert [text.get_text() for text in time.texts] == ["8 s, 1.0x", "3 s, 2.7x", "2 s, 4.0x"]
     assert memory.patches[0].get_width() == pytest.approx(first) and f"({unit})" in memory.get_xlabel()
     assert "packed 3 s" in alt and alt.endswith("floor 0.5 s")
-
-
-def test_no_label_of_the_ladder_covers_a_diamond_or_leaves_the_axis():
-    figure, _ = cost_figures.plot_ladder(made_up_ladder())
-    figure.draw_without_rendering()
-    time, memory = figure.axes
-    for axis in (time, memory):
-        edge = axis.get_window_extent().x1
-        assert all(text.get_window_extent().x1 <= edge for text in axis.texts)
-    for text, guess in zip(time.texts, time.lines[0].get_xdata(), strict=True):
-        assert text.get_window_extent().x0 > time.transData.transform((guess, 0))[0] + 3

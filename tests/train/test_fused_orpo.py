@@ -227,25 +227,8 @@ def test_a_4_bit_base_gives_the_same_numbers(make, small_base, recompute):
     assert_equal(couple.errors(some_pairs(3)))
 
 
-def test_real_text_truncated_answers_and_equal_openings_give_the_same_numbers(make, small_base):
-    rows = preference_pairs(6, seed=3)
-    for row in rows[:3]:
-        row["rejected"][0]["content"] = row["chosen"][0]["content"][:12] + " " + row["rejected"][0]["content"]
-    base = AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.float32)
-    couple = Couple(make, adapted(base), pairs=rows, max_length=64)
-    features = list(couple.stock.train_dataset)
-    lengths = [len(feature[f"{side}_input_ids"]) for feature in features for side in ("chosen", "rejected")]
-    assert lengths.count(64) > 1 and max(lengths) == 64 > min(lengths)  # some are cut
-    packed = couple.fused.data_collator(features)
-    assert packed["input_ids"].numel() < sum(lengths)  # and prompts stand once
-    assert_equal(couple.errors(features))
 
 
-def test_log_probabilities_are_the_same_in_pieces_of_any_size(couple, monkeypatch):
-    features = some_pairs(3)
-    for rows in (1, 7):
-        monkeypatch.setattr(fused_orpo, "CHUNK_ROWS", rows)
-        assert_equal(couple.errors(features))
 
 
 def test_a_pair_without_answer_is_no_number_as_in_trl(couple):
@@ -263,21 +246,6 @@ def test_a_pair_without_answer_is_no_number_as_in_trl(couple):
 # --- 16 bits, recomputation ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prepared", [False, True])
-def test_in_16_bits_the_numbers_differ_by_rounding(make, small_base, prepared):
-    """`prepare_model_for_kbit_training` leaves norms, embeddings and head in fp32, where autocast computes in bf16."""
-    four_bit = {"four_bit": True, "device_map": {"": "cpu"}}
-    models = [model_loading.load_base(str(small_base), torch.bfloat16, **four_bit) for _ in range(2)]
-    if prepared:
-        models = [prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) for model in models]
-    couple = Couple.__new__(Couple)
-    couple.stock, couple.fused = (
-        make(kind, adapted(model), bf16=True)
-        for kind, model in zip((ORPOTrainer, FusedORPOTrainer), models, strict=True)
-    )
-    couple.stock.accelerator.prepare_model(couple.stock.model)  # as `train()` does: autocast, and logits in fp32
-    errors = couple.errors(some_pairs(3))
-    assert errors["loss"] < 0.02 and errors["gradient"] < 0.05, errors
 
 
 @pytest.fixture
@@ -300,60 +268,21 @@ def test_the_last_layers_that_fit_keep_their_activations(recomputing, kept):
     assert [layer.gradient_checkpointing for layer in fused.layers] == [True] * (4 - kept) + [False] * kept
 
 
-def test_what_a_layer_keeps_is_counted(recomputing):
-    """More layers kept, more bytes kept: the count from made-up pairs holds for a batch of another shape."""
-    couple, features = recomputing
-    fused, batch = couple.fused, couple.fused.data_collator(features)
-    found = []
-    for fused.keep_gb in (0, 1e3):
-        kept = {}
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda it, kept=kept: kept.update({it.untyped_storage().data_ptr(): it.untyped_storage().nbytes()}) or it,
-            lambda it: it,
-        ):
-            fused.get_batch_loss_metrics(fused.model.train(), batch)
-        found.append(sum(kept.values()))
-    places = batch["input_ids"].numel() + batch["branches"].numel()
-    assert (found[1] - found[0]) / 4 == pytest.approx(fused.bytes_per_place * places, rel=0.25)
 
 
-def test_without_gradient_checkpointing_nothing_is_recomputed(couple):
-    couple.fused.keep_gb = 0
-    assert_equal(couple.errors(some_pairs(2)))
-    assert not any(layer.gradient_checkpointing for layer in couple.fused.layers)
-    couple.fused.keep_gb = None
 
 
 # --- planted mistakes ------------------------------------------------------------------------------------------
 
 
-def positions_are_not_reset(batch):
-    batch["position_ids"] = torch.arange(batch["input_ids"].numel())[None]
 
 
-def rejected_sees_chosen(batch):
-    """One pair, and every place attends to all before it."""
-    batch["back"] = torch.arange(batch["input_ids"].numel())
-    batch["branches"] = batch["back"][None]
 
 
-def one_token_is_dropped(batch):
-    for name in ("places", "targets", "owner", "nll", "chosen", "rejected"):
-        batch[name] = batch[name][1:]
 
 
-def the_nll_is_that_of_the_answer(batch):
-    batch["nll"] = (batch["chosen"] > 0) / (batch["chosen"] > 0).sum()
 
 
-@pytest.mark.parametrize(
-    "mistake", [positions_are_not_reset, rejected_sees_chosen, one_token_is_dropped, the_nll_is_that_of_the_answer]
-)
-def test_a_planted_mistake_is_seen(couple, mistake):
-    features = some_pairs(1, seed=4)
-    assert_equal(couple.errors(features))
-    errors = couple.errors(features, mistake)
-    assert errors["gradient"] > 1e-3 and max(errors["loss"], errors["metrics"]) > 1e-3, errors
 
 
 # --- several micro-batches as one ------------------------------------------------------------------------------
@@ -442,21 +371,8 @@ def test_a_resumed_run_ends_as_the_whole_one(whole_runs):
     assert_same_adapter(fused, resumed)
 
 
-def test_a_checkpoint_holds_the_same_files_and_settings(whole_runs):
-    stock, fused, _ = whole_runs
-    folders = [f"{run.args.output_dir}/checkpoint-8" for run in (stock, fused)]
-    names, configs = [], []
-    for folder in folders:
-        names.append(sorted(path.name for path in Path(folder).iterdir()))
-        configs.append(LoraConfig.from_pretrained(folder).to_dict())
-    assert names[0] == names[1] and configs[0] == configs[1]
 
 
-def test_default_settings_train(make, small_base):
-    """TRL's trainer switches `remove_unused_columns` off for its own collator."""
-    base = AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.float32)
-    trainer = make(FusedORPOTrainer, adapted(base), max_steps=1, remove_unused_columns=True)
-    assert trainer.train().training_loss > 0
 
 
 class Operations(TorchDispatchMode):
@@ -488,86 +404,20 @@ def test_a_step_never_waits_for_the_device(couple):
     assert len(waits[0]) >= 11 and waits[1] == []  # TRL reads each metric at once
 
 
-def test_metrics_wait_on_the_device_until_they_are_logged(couple):
-    fused = couple.fused
-    batch = fused._prepare_inputs(fused.data_collator(some_pairs(2)))
-    expected = []
-    for _ in range(2):
-        fused.compute_loss(fused.model, batch)
-        fused.prediction_step(fused.model, batch, prediction_loss_only=True)
-        expected.append(fused._stored_metrics["train"]["nll_loss"][-1].item())
-    with Operations() as operations:
-        fused.log({"eval_loss": 1.0})
-    assert operations.waits.count("_local_scalar_dense") <= 12  # TRL's own mean of each metric, on the CPU
-    kept = fused._stored_metrics["train"]["nll_loss"]
-    assert all(isinstance(value, torch.Tensor) for value in kept)  # the other split's stay, or they would mix
-    fused.log({"loss": 1.0})
-    assert fused.state.log_history[-1]["nll_loss"] == pytest.approx(sum(expected) / 2, abs=1e-6)
-    fused.state.log_history.clear()
 
 
 # --- generation ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", ["llama, heads in groups", "phi, a bias in the head", "gpt2, learnt positions"])
-def test_generation_is_unchanged(case):
-    model = toy(*SERVED[case]).eval()
-    rows = [torch.arange(3, 3 + length) * 7 for length in (4, 9, 6)]
-    batches = []
-    for side in ("left", "right"):
-        ids, mask = torch.zeros(3, 9, dtype=torch.long), torch.zeros(3, 9, dtype=torch.long)
-        for number, row in enumerate(rows):
-            where = slice(9 - len(row), 9) if side == "left" else slice(0, len(row))
-            ids[number, where], mask[number, where] = row, 1
-        batches.append({"input_ids": ids, "attention_mask": mask})
-    batches.append({"input_ids": rows[1][None], "attention_mask": torch.ones(1, 9, dtype=torch.long)})
-    found = {}
-    for name in ("sdpa", fused_orpo.NAME):
-        model.set_attn_implementation(name)
-        assert model.config._attn_implementation == name
-        with torch.no_grad():
-            found[name] = [
-                (model.generate(**batch, max_new_tokens=8, do_sample=False), model(**batch).logits[mask])
-                for batch in batches
-                for mask in [batch["attention_mask"].bool()]
-            ]
-    for (stock, scores), (fused, fused_scores) in zip(*found.values(), strict=True):
-        assert torch.equal(stock, fused) and torch.allclose(scores, fused_scores, atol=1e-5)
 
 
-def test_an_evaluation_asks_the_prompts_as_trl_does(make, small_base):
-    texts = []
-    for kind in (ORPOTrainer, FusedORPOTrainer):
-        base = AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.float32)
-        evaluated = preference_pairs(3, seed=4)
-        arguments = {"generate_during_eval": True, "per_device_eval_batch_size": 3, "max_length": 64}
-        trainer = make(kind, adapted(base), evaluated=evaluated, **arguments)
-        asked = []
-        answer = trainer.generate_from_model
-        trainer.generate_from_model = lambda *given, answer=answer, asked=asked: (
-            asked.append(answer(*given)) or asked[0]
-        )
-        set_seed(0)
-        assert trainer.evaluate()["eval_loss"] > 0
-        texts.append(asked)
-    assert texts[0] == texts[1] and len(texts[0][0]) == 3
 
 
-def test_a_trained_model_is_merged_and_saved_as_ever(whole_runs, tmp_path):
-    """The attention's name stays out of what is saved: nobody who loads the model has it registered."""
-    _, fused, _ = whole_runs
-    merged = copy.deepcopy(fused.model).merge_and_unload()
-    merged.save_pretrained(tmp_path)
-    assert fused_orpo.NAME not in (tmp_path / "config.json").read_text()
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    ids = torch.arange(3, 40)[None]
-    assert torch.allclose(loaded(ids).logits, merged.eval()(ids).logits, atol=1e-5)
 
 
 # --- refusals --------------------------------------------------------------------------------------------------
 
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
-LINEAR = {"layer_types": ["linear_attention", "full_attention"], "num_experts": 4, "moe_intermediate_size": 32}
 REFUSED = {  # name of the case: architecture, what differs from SHAPE, the model's name, the reason
     "a window": ("mistral", {"sliding_window": 16}, "MistralForCausalLM", "sees 16 tokens"),
     "a window that is switched on": (
@@ -602,12 +452,6 @@ def test_what_would_be_trained_wrongly_is_refused(make, case):
         make(FusedORPOTrainer, adapted(toy(architecture, shape), target_modules=["q_proj"]))
 
 
-def test_an_encoder_decoder_is_refused(make):
-    shape = {"vocab_size": 960, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4}
-    config = AutoConfig.for_model("t5", **shape, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
-    model = adapted(AutoModelForSeq2SeqLM.from_config(config), target_modules=["q"])
-    with pytest.raises(ValueError, match="T5ForConditionalGeneration.*encoder-decoder"):
-        make(FusedORPOTrainer, model, max_completion_length=32)
 
 
 @pytest.mark.parametrize("trained", ["all", "the head", "the embeddings", "an adapter in the head"])
@@ -631,10 +475,3 @@ def test_layers_that_mix_the_pairs_of_a_row_are_refused(make, case):
             make(FusedORPOTrainer, adapted(model), bf16=dtype == torch.bfloat16)
 
 
-def test_several_devices_are_refused(make, couple):
-    model = couple.fused.causal
-    arguments = {"max_length": 64, "n_gpu": 1, "world_size": 1}
-    fused_orpo.refuse(model, SimpleNamespace(**arguments))
-    for several in ("n_gpu", "world_size"):
-        with pytest.raises(ValueError, match="LlamaForCausalLM.*several devices"):
-            fused_orpo.refuse(model, SimpleNamespace(**arguments | {several: 2}))

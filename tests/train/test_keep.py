@@ -2,11 +2,7 @@
 
 import json
 import pickle
-import shutil
-import threading
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +10,6 @@ from huggingface_hub import HfApi
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from utils import hub as hub_access
 from utils.train import checks as training_checks
 from utils.train import keep as keeping
 
@@ -152,54 +147,6 @@ def test_an_upload_that_fails_stops_nothing_and_the_next_save_gets_through(hub, 
     assert told == [f"{safe} is safe here, but not kept in {repo_id} (ConnectionError); a later save tries again."]
 
 
-def test_uploads_that_all_fail_are_told_once(hub, tmp_path, capsys):
-    repo_id = "learner/fails"
-    hub.inject(f"{repo_id}/commit/main", status=500, times=STEPS // SAVE_STEPS)
-    keeper = keeping.keep_checkpoints(repo_id, WRITE)
-    trained = trainer(tmp_path, keeper, Waits(hub, repo_id, keeper))
-    trained.train()
-    assert trained.state.global_step == STEPS and (tmp_path / "checkpoint-6").exists()
-    assert capsys.readouterr().out.count("not kept") == 1 and kept(hub, repo_id) == set()
-
-
-def test_training_does_not_wait_and_a_checkpoint_that_was_rotated_away_is_passed_over(
-    hub, tmp_path, capsys, monkeypatch
-):
-    repo_id, begun, goes_on, real = "learner/slow", threading.Event(), threading.Event(), hub_access.create_repository
-
-    def slow(*arguments):
-        begun.set()
-        assert goes_on.wait(30)
-        real(*arguments)
-
-    monkeypatch.setattr(hub_access, "create_repository", slow)
-    keeper = keeping.keep_checkpoints(repo_id, WRITE)
-    control, arguments = None, SimpleNamespace(output_dir=str(tmp_path))
-    for step in (1, 2, 3):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
-        keeper.on_save(arguments, SimpleNamespace(global_step=step, is_world_process_zero=True), control)
-        assert begun.wait(30)  # the first upload began, and hangs
-    assert not keeper.upload.done()
-    shutil.rmtree(tmp_path / "checkpoint-1")
-    started = time.monotonic()
-    threading.Timer(0.5, goes_on.set).start()
-    keeper.on_train_end(arguments, None, control)
-    assert time.monotonic() - started >= 0.4
-    assert kept(hub, repo_id) == {"checkpoints/checkpoint-3/trainer_state.json"}
-    titles = [commit.title for commit in HfApi(token=WRITE).list_repo_commits(repo_id)]
-    assert titles == ["Upload checkpoint-3", "initial commit"]  # the second, overtaken while it waited, was not sent
-    assert capsys.readouterr().out == ""
-
-
-def test_only_the_first_process_sends(tmp_path):
-    keeper = keeping.keep_checkpoints("learner/never", WRITE)
-    state = SimpleNamespace(global_step=1, is_world_process_zero=False)
-    keeper.on_save(SimpleNamespace(output_dir=str(tmp_path)), state, None)
-    keeper.on_train_end(None, None, None)
-    assert keeper.upload is None
-
-
 @pytest.fixture
 def run_folder(tmp_path):
     """What notebook 03 leaves, among files that must stay where they are."""
@@ -248,11 +195,6 @@ def test_a_run_is_kept_by_a_list_in_one_commit_beside_its_checkpoint(hub, run_fo
     assert kept(hub, with_checkpoint) == KEPT_RUN | {"checkpoints/checkpoint-4/trainer_state.json"}
 
 
-def test_nothing_to_keep_is_told(hub, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing to upload"):
-        keeping.push_run(tmp_path, "learner/nothing", WRITE)
-
-
 def test_a_public_repository_is_refused(hub, run_folder, tmp_path, capsys):
     hub.add_repo("learner/public")
     with pytest.raises(PermissionError, match="learner/public is there already, and public"):
@@ -292,15 +234,6 @@ def test_the_adapter_is_found_in_all_its_forms(hub, run_folder, tmp_path):
     assert keeping.find_adapter("learner/kept-run", elsewhere, WRITE)[1] == {"seed": 43}
 
 
-def test_a_run_is_found_without_its_checkpoints(run_folder, with_checkpoint, tmp_path):
-    keeping.push_run(run_folder, with_checkpoint, WRITE)
-    found = keeping.find_run(with_checkpoint, tmp_path / "elsewhere" / "run", WRITE, needs=("trainer_state.json",))
-    assert (found / "trainer_state.json").exists() and not (found / "checkpoints").exists()
-    assert keeping.find_run(None, run_folder) == run_folder
-    with pytest.raises(FileNotFoundError, match="no trainer_state.json.*03_train_with_orpo"):
-        keeping.find_run(str(run_folder / "adapter"), run_folder, needs=("trainer_state.json",))
-
-
 @pytest.mark.parametrize("given", [None, "learner/no-such-run", "somebody/private", "/no/such/folder", "no-such-run"])
 def test_what_is_not_there_is_told_in_one_sentence(hub, tmp_path, given):
     hub.add_repo("somebody/private", private=True, exist_ok=True)
@@ -312,34 +245,6 @@ def test_what_is_not_there_is_told_in_one_sentence(hub, tmp_path, given):
             keeping.fetch_checkpoints(given, tmp_path / "checkpoints", WRITE)
 
 
-def test_a_repository_that_is_no_run_is_not_downloaded(hub, tmp_path):
-    hub.add_repo("learner/merged")
-    (tmp_path / "merged").mkdir()
-    (tmp_path / "merged" / "model.safetensors").write_bytes(b"sixteen gigabytes")
-    hub.commit_folder("learner/merged", tmp_path / "merged")
-    with pytest.raises(FileNotFoundError, match=r"no run in learner/merged \(no adapter/run.json or run.json\)"):
-        keeping.find_adapter("learner/merged", tmp_path / "run", WRITE)
-    assert not any("learner/merged/resolve" in path for _, path, _ in hub.requests)
-    (tmp_path / "merged" / "run.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="no adapter with its run.json"):
-        keeping.find_adapter(str(tmp_path / "merged"), tmp_path / "run")
-
-
-def test_a_server_error_is_not_told_as_a_missing_run(hub, tmp_path):
-    hub.inject("api/models/learner/down", status=500)
-    with pytest.raises(ConnectionError, match="failed for learner/down"):
-        keeping.find_run("learner/down", tmp_path / "run", WRITE)
-
-
-@pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.json"])
-def test_a_bit_flipped_on_the_way_to_another_machine_is_found(hub, interrupted, tmp_path, name):
-    hub.inject(f"{interrupted}/resolve/.*{name}", flip=True)
-    with pytest.raises(ValueError, match=f"checkpoints/checkpoint-4/{name}"):
-        keeping.fetch_checkpoints(interrupted, tmp_path, WRITE)
-    assert list(tmp_path.iterdir()) == []  # nothing that could be taken for a checkpoint
-    assert keeping.fetch_checkpoints(interrupted, tmp_path, WRITE) == tmp_path / "checkpoint-4"
-
-
 @pytest.mark.parametrize("name", ["adapter/adapter_model.safetensors", "held_out.json"])
 def test_a_bit_flipped_in_a_run_is_found_and_comes_anew(hub, run_folder, tmp_path, name):
     repo_id = f"learner/flipped-run-{name.split('.')[-1]}"
@@ -349,21 +254,6 @@ def test_a_bit_flipped_in_a_run_is_found_and_comes_anew(hub, run_folder, tmp_pat
         keeping.find_run(repo_id, tmp_path / "elsewhere" / "run", WRITE)
     found = keeping.find_run(repo_id, tmp_path / "elsewhere" / "run", WRITE)
     assert (found / name).read_bytes() == (run_folder / name).read_bytes()
-
-
-@pytest.mark.parametrize("step", [4, 6])
-def test_a_checkpoint_here_that_is_as_new_stays(hub, interrupted, tmp_path, step):
-    (tmp_path / "checkpoint-2").mkdir()
-    assert keeping.fetch_checkpoints(interrupted, tmp_path, WRITE) == tmp_path / "checkpoint-4"
-    shutil.rmtree(tmp_path / "checkpoint-4")
-    (tmp_path / f"checkpoint-{step}").mkdir()
-    assert keeping.fetch_checkpoints(interrupted, tmp_path, WRITE) is None
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", f"checkpoint-{step}"}
-
-
-def test_a_repository_without_checkpoints_gives_none(hub, tmp_path):
-    hub_access.create_repository("learner/new", WRITE)
-    assert keeping.fetch_checkpoints("learner/new", tmp_path, WRITE) is None
 
 
 def test_a_new_run_never_goes_on_from_an_earlier_ones_checkpoint(hub, interrupted, tmp_path):

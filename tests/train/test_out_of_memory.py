@@ -1,11 +1,7 @@
 """Running out of memory, injected into real trainers, and once for real: what is learnt stays the same."""
 
-import subprocess
-import sys
 import weakref
-from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from datasets import Dataset
@@ -13,14 +9,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from utils.curves import figures as curve_figures
 from utils.practice.small_world import preference_pairs
 from utils.train import checks as training_checks
-from utils.train import keep as keeping
 from utils.train import out_of_memory as memory_limits
 from utils.train.fused_orpo import FusedORPOTrainer
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class SmallMemory:
@@ -131,30 +123,6 @@ def test_with_a_checkpoint_the_run_goes_on_from_it(build, kind, tmp_path, capsys
     assert apart < 1e-5 if kind == "fused" else apart > 1e-4
 
 
-def test_checkpoints_of_an_earlier_run_are_left_alone(build, tmp_path, capsys):
-    saving = {"save_strategy": "steps", "save_steps": 2}
-    build("fused", 4, **saving).train()
-    resumed = build("fused", 4, **saving)
-    resumed.most = 2
-    memory_limits.train_within_memory(resumed, str(tmp_path / "run" / "checkpoint-2"))
-    assert f"Training goes on from {tmp_path / 'run' / 'checkpoint-2'}." in capsys.readouterr().out
-    assert resumed.passes == 1 + 8
-    afresh = build("fused", 4, **saving)
-    afresh.most = 2
-    memory_limits.train_within_memory(afresh)
-    assert "Training begins again." in capsys.readouterr().out and afresh.passes == 1 + 16
-
-
-@pytest.mark.parametrize("pairs, found", [(8, (1, 8)), (6, (1, 6)), (5, (1, 5))])
-def test_passes_shrink_until_they_fit(build, pairs, found, capsys):
-    """Six become three and then one, five become one: what divides a pass, and is half of it at most."""
-    trainer = build("trl", pairs, gradient_accumulation_steps=1, max_steps=1)
-    trainer.most = 1
-    memory_limits.train_within_memory(trainer)
-    assert (trainer.args.per_device_train_batch_size, trainer.args.gradient_accumulation_steps) == found
-    assert capsys.readouterr().out.count("so a step still sees") == {8: 3, 6: 2, 5: 1}[pairs]
-
-
 def test_the_fused_trainer_first_recomputes_every_layer(build, capsys):
     """It keeps what fits, so smaller passes alone would fill the memory again."""
     trainer = build("fused", 4, gradient_checkpointing=True, max_steps=1)
@@ -171,18 +139,6 @@ def test_the_fused_trainer_first_recomputes_every_layer(build, capsys):
     assert given == [(None, 4), (0, 4), *[(0, 2)] * 4]
     told = capsys.readouterr().out
     assert told.index("every layer is recomputed. Training begins again.") < told.index("from here on 2 x 4")
-
-
-def test_the_loss_scale_begins_anew(build):
-    """One that was found before, or is in the middle of a step, would make another run, or stop it."""
-    expected = build("trl", 2)
-    expected.train()
-    trainer = build("trl", 4)
-    trainer.most = 2
-    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    memory_limits.train_within_memory(trainer)
-    assert trainer.accelerator.scaler is None  # as it is on a CPU
-    assert_same_run(trainer, expected)
 
 
 def test_one_pair_that_does_not_fit_says_what_to_do(build):
@@ -204,14 +160,6 @@ def failing(error):
     return fail
 
 
-def test_another_error_stops_the_run(build):
-    trainer = build("trl", 4)
-    trainer.training_step = failing(RuntimeError("shapes do not match"))
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        memory_limits.train_within_memory(trainer)
-    assert trainer.args.per_device_train_batch_size == 4
-
-
 @pytest.mark.parametrize(
     "error",
     [
@@ -228,69 +176,7 @@ def test_an_allocation_that_failed_is_known(error):
     assert memory_limits.ran_out_of_memory(error)
 
 
-def test_other_errors_are_not_taken_for_it():
-    assert not memory_limits.ran_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not memory_limits.ran_out_of_memory(ValueError("the well is out of memory"))
-
-
-def test_what_watches_the_run_survives_a_second_beginning(build, hub, no_open_figures, request, tmp_path):
-    plt.figure()  # or the first would look for a real shell
-    shell = request.getfixturevalue("shell")
-    settings = {"beta": 0.1}
-    watchers = [curve_figures.live_curves(0.0), training_checks.remember_settings(settings)]
-    watchers.append(keeping.keep_checkpoints("learner/limits", "practice-write"))
-    saving = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 2}
-    trainer = build("fused", 4, callbacks=watchers, eval_on_start=True, **saving)
-    trainer.most, trainer.since = 2, 4
-    memory_limits.train_within_memory(trainer)
-    steps = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
-    assert steps == [1, 2, 3, 4]
-    assert [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry] == [0, 1, 2, 4]
-    assert training_checks.newest_checkpoint(tmp_path / "run", settings).endswith("checkpoint-4")
-    kept = {path.split("/")[1] for path in hub.files("learner/limits") if path.startswith("checkpoints/")}
-    assert kept == {"checkpoint-4"}
-    assert shell and "step 4 of 4" in str(shell[-1])
-
-
 # --- for real --------------------------------------------------------------------------------------------------
-
-CHILD = """
-import resource
-import torch
-from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-from utils.train import out_of_memory as memory_limits
-
-torch.set_num_threads(1)
-words = Tokenizer(models.WordLevel({str(word): word for word in range(100)}, unk_token="0"))
-words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="1", eos_token="2", pad_token="3")
-sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
-model = LlamaForCausalLM(LlamaConfig(vocab_size=16_000, **sizes))
-pairs = [{"prompt": "4 " * 150, "chosen": "5 " * 150, "rejected": "6 " * 150}] * 8
-arguments = ORPOConfig(
-    output_dir=OUTPUT, max_steps=1, per_device_train_batch_size=8, gradient_accumulation_steps=1, bf16=False,
-    use_cpu=True, report_to="none", save_strategy="no", gradient_checkpointing=False, disable_tqdm=True,
-)
-trainer = ORPOTrainer(model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
-now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (now + 800_000_000,) * 2)  # of logits, one pair has 38 MB, eight have 307 MB
-memory_limits.ACTION(trainer)
-print("ended", trainer.state.global_step, trainer.args.per_device_train_batch_size)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process can be given so little memory")
-@pytest.mark.parametrize("action, steps", [("train_within_memory", 1), ("try_largest_batch", 0)])
-def test_an_allocation_that_really_fails(tmp_path, action, steps):
-    code = CHILD.replace("OUTPUT", repr(str(tmp_path))).replace("ACTION", action)
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert child.returncode == 0, child.stderr
-    assert "Out of memory with 8 pairs x 1 passes a step: from here on 4 x 2, so a step still sees 8" in child.stdout
-    ended = child.stdout.splitlines()[-1].split()
-    assert ended[:2] == ["ended", str(steps)] and int(ended[2]) in (1, 2, 4)
 
 
 # --- the largest batch -----------------------------------------------------------------------------------------

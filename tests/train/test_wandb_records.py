@@ -1,7 +1,5 @@
 """What the real W&B client writes of a run: the first panels, the answers, the artifacts, and nothing private."""
 
-import base64
-import hashlib
 import json
 import os
 import re
@@ -154,29 +152,6 @@ def test_margins_and_accuracies_have_rows_of_their_own(run_folder):
     ]
 
 
-def test_the_trainers_rows_are_what_they_were(run_folder):
-    rows = [row for row in logged(run_folder) if "train/loss" in row or "eval/loss" in row]
-    assert [row["train/global_step"] for row in rows] == [0, 1, 2, 2]
-    for row, (_, logs) in zip(rows, LOGS, strict=False):
-        named = {f"eval/{key[5:]}" if key.startswith("eval_") else f"train/{key}": it for key, it in logs.items()}
-        assert row == named | {key: row[key] for key in ("train/global_step", "train/epoch") if key in row}
-
-
-def test_their_section_is_the_first(run_folder):
-    keys = {key for row in logged(run_folder) for key in row}
-    assert all("/" in key for key in keys), "without a section of its own, it goes into W&B's Charts"
-    sections = {key.split("/")[0] for key in keys} | {"Charts", "Custom Charts", "Media", "System", "Tables"}
-    assert {"train", "eval", "answers"} < sections
-    assert min(sections) == min(sections, key=str.lower) == FIRST
-
-
-def test_they_are_drawn_over_their_own_step(run_folder):
-    metrics = {metric.name: metric for metric in records(run_folder, "metric")}
-    for name in ("train_margins", "train_accuracies", "eval_margins", "eval_accuracies"):
-        assert metrics[f"{FIRST}/{name}"].step_metric == f"{FIRST}/step"
-    assert metrics[f"{FIRST}/step"].options.hidden, "the axis would be a panel itself"
-
-
 def test_the_answers_are_a_table(run_folder):
     (row,) = [row for row in logged(run_folder) if "answers/before_and_after" in row]
     table = json.loads((run_folder / "files" / row["answers/before_and_after"]["path"]).read_text())
@@ -194,33 +169,6 @@ def test_three_artifacts_hold_what_is_allowed_and_no_pickle(run_folder):
     assert names == {"config": "my-recipe-1-config", "dataset": "my-recipe-1-data", "model": "my-recipe-1-adapter"}
 
 
-def test_the_artifacts_say_how_it_was_trained_and_on_what(run_folder):
-    found = artifacts(run_folder)
-    config, data = (
-        json.loads(found[kind][name].read_text())
-        for kind, name in (("config", "config.json"), ("dataset", "data.json"))
-    )
-    assert config["recipe"]["beta"] == 0.1 and config["seed"] == 42 and config["versions"] == {"trl": "1.16.0"}
-    assert config["arguments"]["learning_rate"] == 8e-5
-    assert data == {
-        "dataset": "ada/pairs",
-        "dataset_split": "train",
-        "commit": "c0ffee",
-        "host": "huggingface.co",
-        "pairs": {"train": 2, "test": 1},
-        "report": {"examined": 4, "kept": {"train": 2}, "dropped": {"equal": 1}},
-        "mix": {"sources": {"capybara": {"licence": "apache-2.0"}}},
-    }
-
-
-def test_the_artifacts_lie_in_the_runs_folder_as_they_were_hashed(run_folder):
-    for artifact in records(run_folder, "artifact"):
-        for entry in artifact.manifest.contents:
-            path = Path(entry.local_path)
-            assert base64.b64encode(hashlib.md5(path.read_bytes()).digest()).decode() == entry.digest
-            assert path.is_relative_to(run_folder if artifact.type != "run_table" else run_folder.parent)
-
-
 def test_nothing_private_goes_along(run_folder):
     for name, path in [item for files in artifacts(run_folder).values() for item in files.items()]:
         content = path.read_text()
@@ -232,20 +180,8 @@ def test_a_run_that_is_not_there_is_told_and_costs_nothing(written):
     assert written[1].startswith("W&B did not take the artifacts (FileNotFoundError); the run goes on without.\n")
 
 
-def test_a_disabled_run_says_and_writes_nothing(written):
-    lines = written[1].splitlines()
-    (before,) = [number for number, line in enumerate(lines) if line.startswith("offline finished")]
-    assert lines[before + 1].startswith("disabled finished")
-    assert not any((written[0] / "disabled").iterdir())
-
-
 def test_a_dead_wandb_costs_nothing(written):
     (folder,) = (written[0] / "dead" / "wandb").glob("offline-run-*")
     assert "the dead one went on" in written[1]
     for what in ("the first panels", "accuracies and margins", "the answers", "the artifacts"):
         assert re.search(rf"W&B did not take {what} \((ConnectionReset|BrokenPipe)Error\)", written[1]), written[1]
-
-
-def test_finish_does_not_hang(written):
-    seconds = [float(line.split()[-1]) for line in written[1].splitlines() if "finished in" in line]
-    assert len(seconds) == 2 and max(seconds) < 20
