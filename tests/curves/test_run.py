@@ -82,11 +82,6 @@ def test_of_a_step_logged_twice_the_last_counts():
     assert history[["step", "value"]].values.tolist() == [[1, 1.0], [2, 2.0]]
 
 
-def test_nothing_logged_is_an_empty_frame():
-    history = read_history([])
-    assert history.empty and list(history.columns) == curves.COLUMNS
-
-
 def test_the_first_and_the_last_evaluation_are_told():
     table = first_and_last(read_history(LOG))
     assert table.loc["loss"].tolist() == pytest.approx([3.0, 2.2, -0.8])
@@ -290,31 +285,10 @@ def test_the_real_trainer_logs_what_the_rules_read(trained):
     assert set(made_up().history.metric) <= set(run.history.metric)  # what is made up below is what is logged
 
 
-def test_a_run_of_wandb_is_found_by_any_of_its_names(trained, offline, ask):
-    (file,) = offline.glob("run-*.wandb")
-    whole = read_run(str(trained / "orpo")).history
-    for form in (offline, file, offline.parent / "latest-run"):
-        run = read_run(str(form))
-        assert (run.name, run.state, run.settings["beta"]) == ("a run", "finished", 0.1) and "W&B" in run.source
-        assert_same(run.history, whole)
-    for form in ("you/orpo/runs/real1", "https://wandb.ai/you/orpo/runs/real1?nw=nwuseryou"):
-        run = ask(form)
-        assert (run.name, run.trainer, run.settings["beta"]) == ("a real run", "ORPO", 0.1) and form in run.source
-
-
 @pytest.fixture
 def run_folder(trained, tmp_path):
     """A copy of the real ORPO run, to change; copies keep their times."""
     return shutil.copytree(trained / "orpo", tmp_path / "artifacts" / "run", ignore=shutil.ignore_patterns("wandb"))
-
-
-def test_a_run_folder_is_found(run_folder):
-    for asked in (str(run_folder), None):
-        run = read_run(asked, run_folder)
-        assert (run.name, run.state, run.eval_rows) == ("run", "finished", 8)
-        assert run.settings == {"max_steps": 8, "pairs": PAIRS} | TRAINED
-        assert run.source == str(run_folder / "trainer_state.json")
-    assert read_run(None, run_folder, name="mine").name == "mine"
 
 
 def test_a_run_that_goes_on_is_read_from_its_newest_checkpoint(run_folder):
@@ -331,17 +305,6 @@ def test_a_run_that_goes_on_is_read_from_its_newest_checkpoint(run_folder):
     assert read_run(None, run_folder).history.step.max() == 3
 
 
-def test_any_folder_of_checkpoints_is_found(run_folder):
-    run = read_run(str(run_folder / "checkpoints"))
-    assert run.history.step.max() == 8 and run.state == "finished"  # the trainer saves the last step too
-
-
-def test_the_newest_of_an_old_runs_end_and_a_new_runs_checkpoint(run_folder):
-    os.utime(run_folder / "trainer_state.json", (1, 1))
-    run = read_run(None, run_folder)
-    assert "checkpoint" in run.source and "pairs" not in run.settings  # which run.json has, of the old run
-
-
 def test_a_kept_run_is_found_on_the_hub(hub, run_folder, tmp_path):
     shutil.rmtree(run_folder / "checkpoints")
     hub.add_repo("learner/kept-curves", private=True)
@@ -353,60 +316,6 @@ def test_a_kept_run_is_found_on_the_hub(hub, run_folder, tmp_path):
 
 
 # --- runs that cannot be read, and runs that went wrong --------------------------------------------------------
-
-
-@pytest.mark.parametrize("given", [None, "{here}/nothing", "{here}/empty", "learner/nothing-there"])
-def test_there_is_no_such_run(hub, tmp_path, given):
-    (tmp_path / "empty").mkdir()
-    given = given and given.format(here=tmp_path)
-    with pytest.raises(FileNotFoundError) as error:
-        read_run(given, tmp_path / "run")
-    assert (given or str(tmp_path / "run")) in str(error.value)
-
-
-def test_a_run_that_has_just_begun_says_when_there_is_something(run_folder):
-    (run_folder / "trainer_state.json").unlink()
-    shutil.rmtree(run_folder / "checkpoints")
-    (run_folder / "checkpoints").mkdir()
-    with pytest.raises(FileNotFoundError, match="just begun writes the first after save_steps steps"):
-        read_run(None, run_folder)
-
-
-@pytest.mark.parametrize("name", ["trainer_state.json", "run.json"])
-def test_a_damaged_file_is_named(run_folder, name):
-    for text in ("", '{"log_history": [', "\xff", "[]", "3", "{}", '{"log_history": []}'):
-        (run_folder / name).write_bytes(text.encode("latin-1"))
-        with pytest.raises(ValueError) as error:
-            read_run(None, run_folder)
-        assert str(run_folder / name) in str(error.value)
-
-
-def test_a_history_without_a_step_says_so(run_folder):
-    state = json.loads((run_folder / "trainer_state.json").read_text())
-    (run_folder / "trainer_state.json").write_text(json.dumps(state | {"log_history": LOG[-1:]}))
-    with pytest.raises(ValueError, match=r"trainer_state\.json holds no logged step"):
-        read_run(None, run_folder)
-
-
-def test_a_torn_file_of_wandb_warns_and_shows_the_rest(trained, offline, tmp_path):
-    (file,) = offline.glob("run-*.wandb")
-    data, whole = file.read_bytes(), read_run(str(offline)).history
-    (tmp_path / "run-torn.wandb").write_bytes(data[: len(data) * 2 // 3])
-    with pytest.warns(UserWarning, match=r"run-torn\.wandb ends in a torn record"):
-        run = read_run(str(tmp_path))
-    assert run.state == GOING and run.name == "a run"
-    assert 0 < len(run.history) < len(whole)
-    shared = whole.merge(run.history, on=["step", "split", "metric"])
-    assert len(shared) == len(run.history) and (shared.value_x == shared.value_y).all()
-    (tmp_path / "run-torn.wandb").write_bytes(data[:2000] + b"?" + data[2001:])
-    with pytest.raises(ValueError, match=r"run-torn\.wandb is damaged at byte"):
-        read_run(str(tmp_path))
-
-
-def test_a_run_at_wandb_without_a_step_says_so(ask):
-    for name in ("empty1", "beside1"):
-        with pytest.raises(ValueError, match=f"you/orpo/{name}, at W&B holds no logged step"):
-            ask(f"you/orpo/{name}")
 
 
 def test_numbers_that_json_does_not_have_arrive(ask):
@@ -642,10 +551,6 @@ def test_what_is_said_of_a_made_up_run(name):
     assert rules(made_up(**how)) == expected
 
 
-def test_a_healthy_run_is_healthy_by_no_chance():
-    assert [rules(made_up(seed=seed)) for seed in range(1, 6)] == [{"healthy"}] * 5
-
-
 def test_every_rule_is_tripped_by_a_made_up_run():
     assert set().union(*(expected for _, expected in MADE_UP.values())) == {*RULES, "healthy"}
     assert all(check.level in LEVELS and check.change and check.advice for check in RULES.values())
@@ -659,23 +564,6 @@ def test_the_gravest_finding_comes_first_with_its_numbers_and_its_advice():
     assert "loss 1.96" in findings[0].numbers and "learning rate 8e-05" in findings[0].numbers
     (ended,) = (finding for finding in findings if finding.rule == "not at its end")
     assert "killed" in ended.numbers and "124 of 124" in ended.numbers
-
-
-def test_a_rate_that_nobody_recorded():
-    bare = made_up(nll=(1.9, 6.0), change=lambda entry: {k: v for k, v in entry.items() if k != "learning_rate"})
-    (finding, *_) = diagnose_run(Run("bare", bare.history))
-    assert finding.rule == "learning rate too high" and "nan" not in finding.numbers
-    (finding, *_) = diagnose_run(Run("logged", made_up(nll=(1.9, 6.0)).history))
-    assert "learning rate 8e-05" in finding.numbers
-
-
-def test_the_pace_of_a_run_that_goes_on_counts_up_to_its_last_evaluation():
-    """Steps that no evaluation has seen yet take no part: else a run that has arrived would look steady."""
-    run = made_up(arrived=5.0)
-    history = run.history[run.history.step <= 62]
-    later = run.history[(run.history.step > 62) & (run.history.step <= 90) & (run.history.split == "train")]
-    assert rules(Run("at its evaluation", history, run.settings)) == {"healthy"}
-    assert rules(Run("beyond", pd.concat([history, later]), run.settings)) == {"healthy"}
 
 
 def test_what_is_said_of_the_other_trainers(trained):

@@ -55,5 +55,3 @@ def test_compiled_layers_give_the_same_numbers_without_a_break(make):  # noqa: F
         assert couple.fused.get_batch_loss_metrics(couple.fused.model.eval(), batch, "eval")[0].isfinite()
     found = torch._dynamo.utils.counters
     assert found["frames"]["ok"] == found["frames"]["total"] > 0 and not found["graph_break"]
-
-

@@ -1,9 +1,6 @@
 """The 4-bit base: its form, its refusals, and gradients that an evaluation pass leaves alone."""
 
-import ast
-import inspect
 import shutil
-from pathlib import Path
 
 import bitsandbytes
 import pytest
@@ -12,7 +9,6 @@ from transformers import AutoModelForCausalLM
 
 from utils.train import model_loading
 
-ROOT = Path(__file__).parents[2]
 IDS = torch.arange(16).reshape(2, 8) + 100
 
 
@@ -55,29 +51,6 @@ def test_the_base_is_nf4_with_double_quantisation(small_base):
     assert all(layer.weight.quant_state.nested for layer in layers)
     assert isinstance(model.lm_head, torch.nn.Linear) and not isinstance(model.lm_head, bitsandbytes.nn.Linear4bit)
     assert model.get_input_embeddings().weight.dtype == torch.float32
-
-
-def test_the_notebook_builds_the_same_base():
-    """Notebook 03 teaches the loader in its cells; the helper must stay equal to them."""
-    import nbformat
-
-    notebook = nbformat.read(ROOT / "notebooks" / "03_train_with_orpo.ipynb", as_version=4)
-    taught = ast.parse(next(cell.source for cell in notebook.cells if cell.id == "base"))
-    helper = ast.parse(inspect.getsource(model_loading))
-
-    def keywords(tree, function):
-        call = next(
-            node
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == function
-        )
-        return {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-
-    assert keywords(taught, "BitsAndBytesConfig") == keywords(helper, "BitsAndBytesConfig")
-    loaded, helped = keywords(taught, "from_pretrained"), keywords(helper, "from_pretrained")
-    assert loaded.keys() == helped.keys()
-    for name in ("use_safetensors", "trust_remote_code", "attn_implementation"):
-        assert loaded[name] == helped[name]
 
 
 def test_pickled_weights_are_refused(small_base, tmp_path):
