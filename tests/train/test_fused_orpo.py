@@ -5,21 +5,19 @@ a pair happens to lie in, and no padding exists in a packed row.
 """
 
 import copy
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset, disable_progress_bars
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from utils.practice.small_world import preference_pairs
-from utils.train import fused_orpo, model_loading
+from utils.train import model_loading
 from utils.train.fused_orpo import FusedORPOTrainer, PackingCollator
 
 disable_progress_bars()
@@ -227,10 +225,6 @@ def test_a_4_bit_base_gives_the_same_numbers(make, small_base, recompute):
     assert_equal(couple.errors(some_pairs(3)))
 
 
-
-
-
-
 def test_a_pair_without_answer_is_no_number_as_in_trl(couple):
     whole, cut = some_pairs(2)
     for side in ("chosen", "rejected"):
@@ -244,8 +238,6 @@ def test_a_pair_without_answer_is_no_number_as_in_trl(couple):
 
 
 # --- 16 bits, recomputation ------------------------------------------------------------------------------------
-
-
 
 
 @pytest.fixture
@@ -268,21 +260,7 @@ def test_the_last_layers_that_fit_keep_their_activations(recomputing, kept):
     assert [layer.gradient_checkpointing for layer in fused.layers] == [True] * (4 - kept) + [False] * kept
 
 
-
-
-
-
 # --- planted mistakes ------------------------------------------------------------------------------------------
-
-
-
-
-
-
-
-
-
-
 
 
 # --- several micro-batches as one ------------------------------------------------------------------------------
@@ -371,10 +349,6 @@ def test_a_resumed_run_ends_as_the_whole_one(whole_runs):
     assert_same_adapter(fused, resumed)
 
 
-
-
-
-
 class Operations(TorchDispatchMode):
     """Counts the operations that wait for the device: a value read on the host, or a shape that depends on values."""
 
@@ -404,15 +378,7 @@ def test_a_step_never_waits_for_the_device(couple):
     assert len(waits[0]) >= 11 and waits[1] == []  # TRL reads each metric at once
 
 
-
-
 # --- generation ------------------------------------------------------------------------------------------------
-
-
-
-
-
-
 
 
 # --- refusals --------------------------------------------------------------------------------------------------
@@ -452,8 +418,6 @@ def test_what_would_be_trained_wrongly_is_refused(make, case):
         make(FusedORPOTrainer, adapted(toy(architecture, shape), target_modules=["q_proj"]))
 
 
-
-
 @pytest.mark.parametrize("trained", ["all", "the head", "the embeddings", "an adapter in the head"])
 def test_a_head_that_is_trained_is_refused(make, trained):
     model = toy("llama", {})
@@ -473,5 +437,3 @@ def test_layers_that_mix_the_pairs_of_a_row_are_refused(make, case):
         model = toy(*MIXING[case]).to(dtype)
         with pytest.raises(ValueError, match=f"does not serve {type(model).__name__}: "):
             make(FusedORPOTrainer, adapted(model), bf16=dtype == torch.bfloat16)
-
-

@@ -1,14 +1,12 @@
 """The prediction of memory, against real models' weights, what autograd keeps, and the published run."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, PhiConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PhiConfig, Qwen2Config
 
 from utils.train import base as bases
-from utils.train import fused_orpo, memory
+from utils.train import memory
 from utils.train.profiles import PROFILES
 from utils.train.recipes import ATTENTION, MLP, RECIPES
 
@@ -49,8 +47,6 @@ def test_every_weight_is_counted_once_and_lora_is_what_peft_trains(config):
     assert counted["lora"] == model.get_nb_trainable_parameters()[0]
 
 
-
-
 # --- the prediction --------------------------------------------------------------------------------------------
 
 
@@ -69,10 +65,6 @@ def test_the_articles_run_fits_an_l4_as_published():
 def test_every_gpus_profile_fits_its_gpu(name, trainer):
     parts = memory.budgets(LLAMA_3_8B, RECIPES["course-llama3"], PROFILES, trainer)[name]
     assert sum(parts.values()) < 0.92 * PROFILES[name].memory_gb
-
-
-
-
 
 
 @pytest.mark.parametrize("heads", [{}, {"num_key_value_heads": 2}, {"num_key_value_heads": 2, "head_dim": 32}])
@@ -100,16 +92,12 @@ def test_what_autograd_keeps_of_the_layers_is_what_is_counted(heads):
     del output
 
 
-
-
 def test_more_of_anything_never_takes_less():
     totals = [sum(gb(micro_batch=pairs, max_length=64 * pairs).values()) for pairs in range(1, 20)]
     assert totals == sorted(totals) and len(set(totals)) == len(totals)
     assert sum(gb(lora_r=64).values()) > sum(gb().values())
     assert gb(dtype="float32")["embeddings"] == 2 * gb()["embeddings"]
     assert gb(dtype="float16") == gb()
-
-
 
 
 def test_the_parts_that_can_be_counted_by_hand():
@@ -125,8 +113,6 @@ def test_the_parts_that_can_be_counted_by_hand():
 # --- the fused trainer -----------------------------------------------------------------------------------------
 
 
-
-
 @pytest.mark.parametrize("recompute", [True, False])
 @pytest.mark.parametrize("micro_batch", [1, 2, 8])
 def test_the_fused_trainer_takes_less_and_least_where_prompts_and_padding_are_long(recompute, micro_batch):
@@ -140,21 +126,7 @@ def test_the_fused_trainer_takes_less_and_least_where_prompts_and_padding_are_lo
     assert changed <= {"activations", "logits"}
 
 
-
-
 # --- budgets ---------------------------------------------------------------------------------------------------
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 # --- measured --------------------------------------------------------------------------------------------------
