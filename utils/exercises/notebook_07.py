@@ -12,13 +12,16 @@ Q8_0_BITS = (32 * 8 + 16) / 32  # llama.cpp stores 32 weights in 8 bits each, wi
 def check_blind(answer: dict | None, shown: dict[str, list[str]]) -> str:
     """Count which model was preferred; `shown` is question -> titles of the models behind A and B."""
     for question, given in by_letter(answer, shown, "a choice").items():
-        choice(given, ("A", "B", "same"), f"The choice for question {question}")
+        choice(given, [*"AB"[: len(shown[question])], "same"], f"The choice for question {question}")
     won = {title: 0 for titles in shown.values() for title in titles}
     for question, given in answer.items():
         if given != "same":
             won[shown[question]["AB".index(given)]] += 1
     counts = ", ".join(f"{title} {count}" for title, count in sorted(won.items()))
-    return f"Preferred: {counts}, of {len(shown)} questions. To call a difference real takes some 50 questions."
+    return (
+        f"No answer is right or wrong. Preferred: {counts}, of {len(shown)} questions; it takes some 50 questions to "
+        "call a difference real."
+    )
 
 
 @exercise("a number of tokens")
