@@ -16,14 +16,17 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 
 def memory_budget():
     """Draw the predicted memory of Llama 3 8B by GPU, from its published shape."""
+    from types import SimpleNamespace
+
     from transformers import AutoConfig
 
     from utils.train import base as bases
-    from utils.train import memory, profiles, recipes
+    from utils.train import memory, profiles
 
     llama3 = bases.skeleton(AutoConfig.for_model("llama", **memory.LLAMA_3_8B))
     gpus = {name: profile for name, profile in profiles.PROFILES.items() if profile.gpus}
-    return memory.plot_budgets(memory.budgets(llama3, recipes.RECIPES["course-llama3"], gpus), gpus)
+    run = SimpleNamespace(effective_batch=8, max_length=1024, lora_r=16, target_modules="all-linear")
+    return memory.plot_budgets(memory.budgets(llama3, run, gpus), gpus)
 
 
 def loss_surface():

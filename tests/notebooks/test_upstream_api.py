@@ -418,7 +418,7 @@ def test_the_defaults_that_the_notebooks_warn_of(tmp_path):
     arguments = ORPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True)
     assert arguments.bf16 is True, "TRL no longer turns bf16 on by itself"
     assert arguments.logging_nan_inf_filter is True
-    assert arguments.disable_dropout is True, "lora_dropout is no longer inert: see utils/train/recipes.py"
+    assert arguments.disable_dropout is True, "lora_dropout is no longer inert: see recipes/course-llama3.yaml"
 
 
 def test_callbacks_are_called_by_their_names():

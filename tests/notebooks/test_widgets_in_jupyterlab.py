@@ -34,7 +34,7 @@ from types import SimpleNamespace
 from utils.data import chat_format
 from utils import curves, exercises, figures
 from utils import evaluate, widgets
-from utils.train import profiles, recipes
+from utils.train import profiles
 from utils.practice import stand_ins
 ROOT = Path.cwd()
 """

@@ -99,7 +99,10 @@ def test_a_skeleton_has_the_layers_and_no_weights(small_base):
     assert all(weight.device.type == "meta" for weight in model.parameters())
     assert model.num_parameters() == AutoModelForCausalLM.from_pretrained(small_base).num_parameters()
     names = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
-    assert bases.limits(model) == (8192, names)  # neither the head nor the embeddings
+    assert (bases.context_length(model), bases.linear_layers(model)) == (
+        8192,
+        names,
+    )  # neither the head nor the embeddings
 
 
 def test_a_model_that_does_not_continue_text_is_refused():

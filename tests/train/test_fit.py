@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from support.planned import Planned
 from transformers import LlamaConfig
 
 from utils import preflight
@@ -11,9 +12,8 @@ from utils.train import base as bases
 from utils.train import fit, memory
 from utils.train.base import Base
 from utils.train.profiles import PROFILES
-from utils.train.recipes import RECIPES
 
-RECIPE = RECIPES["course-llama3"]
+RECIPE = Planned()
 LLAMA = LlamaConfig(**memory.LLAMA_3_8B)
 SMALL = LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4)
 BASE = Base("lab/llama-8b", "c" * 40, "hub", "llama3", "not gated", True, 16.0, 16.0, bases.skeleton(LLAMA), None)

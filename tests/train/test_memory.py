@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from support.planned import ATTENTION, MLP, Planned
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PhiConfig, Qwen2Config
 
 from utils.train import base as bases
 from utils.train import memory
 from utils.train.profiles import PROFILES
-from utils.train.recipes import ATTENTION, MLP, RECIPES
 
 LLAMA_3_8B = bases.skeleton(LlamaConfig(**memory.LLAMA_3_8B))
 SEVEN = ATTENTION + MLP
@@ -52,7 +52,7 @@ def test_every_weight_is_counted_once_and_lora_is_what_peft_trains(config):
 
 def test_the_articles_run_fits_an_l4_as_published():
     """The article measured about 20 GB on an L4 of 23.7, with all that is not 4-bit in fp32, and without a kernel."""
-    l4, recipe = PROFILES["l4"], RECIPES["article-llama3"]
+    l4, recipe = PROFILES["l4"], Planned()
     sizes = l4.micro_batch, recipe.max_length
     parts = memory.predict(LLAMA_3_8B, SEVEN, *sizes, "float32", l4.recompute, recipe.lora_r)
     assert 15 < sum(parts.values()) < 23.7
@@ -63,7 +63,7 @@ def test_the_articles_run_fits_an_l4_as_published():
 @pytest.mark.parametrize("trainer", ["trl", "fused"])
 @pytest.mark.parametrize("name", [name for name, profile in PROFILES.items() if profile.gpus])
 def test_every_gpus_profile_fits_its_gpu(name, trainer):
-    parts = memory.budgets(LLAMA_3_8B, RECIPES["course-llama3"], PROFILES, trainer)[name]
+    parts = memory.budgets(LLAMA_3_8B, Planned(), PROFILES, trainer)[name]
     assert sum(parts.values()) < 0.92 * PROFILES[name].memory_gb
 
 

@@ -116,11 +116,6 @@ def fit_modules(model, wanted) -> tuple[str, ...]:
     return tuple(wanted) if wanted != "all-linear" and set(wanted) <= set(names) else tuple(names)
 
 
-def limits(model) -> tuple[int | None, list[str]]:
-    """Return what a recipe is fitted to: the most tokens that a base reads (or `None`), and its linear layers."""
-    return getattr(model.config, "max_position_embeddings", None), linear_layers(model)
-
-
 def fetch_base(base_model: str, revision: str | None, token: str | None = None) -> Path:
     """Download a base, compare every file with what the Hub lists, and see that its weights are whole.
 
