@@ -88,7 +88,7 @@ def setting_of(values: dict) -> str:
 
 
 def still_picture(view: dict, state: dict) -> str:
-    """Return what a widget showed when the notebook ended, as HTML; nothing of a progress bar.
+    """Return what a widget showed when the notebook ended, as HTML.
 
     Args:
         view: the output's reference to the widget.
@@ -97,8 +97,6 @@ def still_picture(view: dict, state: dict) -> str:
     settings, shown, queue = [], [], [view["model_id"]]
     while queue:
         model = state.get(queue.pop(0), {"model_name": "", "state": {}})
-        if model["model_name"] == "FloatProgressModel":
-            return ""
         values = model["state"]
         settings.append(setting_of(values))
         shown += [values["value"]] if model["model_name"] == "HTMLModel" else []
@@ -257,7 +255,7 @@ def main() -> int:
         if not entry["ok"]:
             print(f"{entry['name']} failed when make course ran it: its page ends with the error.")
     age = (time.time() - report.stat().st_mtime) / 3600
-    print(f"Outputs: {course}, made {age:.1f} hours ago; `make course` makes them anew.")
+    print(f"Outputs: {course}, made {age:.1f} hours ago; `make course` makes them again.")
     from sphinx.cmd.build import build_main
 
     with tempfile.TemporaryDirectory(prefix="orpo-site-") as name:

@@ -23,7 +23,10 @@ def series(tmp_path, monkeypatch, small_base):
     """A series of its own: one notebook that records a figure, one that fails, one that must then not run."""
     notebooks = tmp_path / "a folder" / "notebooks"
     record = "import sys; sys.path.insert(0, {!r}); from utils import environment; environment.record(answer=ANSWER)"
-    write_notebook(notebooks / "00_begin.ipynb", "ARTIFACTS = ''\nANSWER = 42", record.format(str(course.ROOT)))
+    bars = "from tqdm.auto import tqdm; from tqdm import std; bars = list(tqdm([1])), list(std.tqdm([1]))"
+    widget = "import ipywidgets; ipywidgets.IntSlider(7)"
+    begin = ("ARTIFACTS = ''\nANSWER = 42", record.format(str(course.ROOT)), bars, widget)
+    write_notebook(notebooks / "00_begin.ipynb", *begin)
     write_notebook(notebooks / "01_break.ipynb", "ARTIFACTS = ''", "nothing = 1\nnothing / 0")
     write_notebook(notebooks / "02_never.ipynb", "ARTIFACTS = ''")
     monkeypatch.setattr(course, "ROOT", notebooks.parent)
@@ -31,17 +34,23 @@ def series(tmp_path, monkeypatch, small_base):
 
 
 @pytest.mark.timeout(60)
-def test_a_failing_cell_ends_the_run_with_its_source_and_error(series, monkeypatch, capsys):
+def test_a_failing_cell_ends_the_run_with_its_source_and_error(series, monkeypatch, capfd):
     monkeypatch.setattr(course, "OUTPUT", series / "out")
     monkeypatch.setattr(sys, "argv", ["course"])
     assert course.main() == 1
-    printed = capsys.readouterr()
+    printed = capfd.readouterr()
+    assert "eavesdropping" not in printed.err  # a kernel over TCP warns of it
     assert "nothing / 0" in printed.err and "ZeroDivisionError: division by zero" in printed.err
     assert "00_begin" in printed.out and "answer 42" in printed.out and "FAIL" in printed.out
     report = json.loads((series / "out" / "report.json").read_text())
     assert [(entry["name"], entry["ok"]) for entry in report["notebooks"]] == [("00_begin", True), ("01_break", False)]
     assert report["notebooks"][0]["metrics"] == {"answer": 42}
     assert (series / "out" / "01_break.ipynb").exists()
+    executed = nbformat.read(series / "out" / "00_begin.ipynb", as_version=4)
+    (state,) = executed.metadata.widgets.values()
+    assert {model["model_name"] for model in state["state"].values()} >= {"IntSliderModel"}
+    assert "FloatProgressModel" not in str(state)
+    assert [len(cell.outputs) for cell in executed.cells[-2:]] == [0, 1]
 
 
 def test_one_notebook_brings_what_it_needs():

@@ -68,21 +68,8 @@ def test_colab_keeps_its_own_packages(tmp_path):
     assert not set(moved) & set(COLAB_KEEPS), f"requirements.txt would move these on Colab: {moved}"
     # What has to move, and nothing else: every upgrade costs each learner time and may break the image.
     assert set(moved) == {"datasets", "pyarrow", "torchao"}, moved
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize(
-    "extra, expected",
-    [
-        pytest.param(
-            "torch>=2.12\nnumpy<2\npandas>=2.3\ntransformers>=5.20\npeft>=0.21", set(COLAB_KEEPS), id="directly"
-        ),
-        # torchvision 0.26 belongs to the image's torch 2.11, 0.27 to the next one
-        pytest.param("torchvision>=0.27", {"torch"}, id="through a dependency"),
-    ],
-)
-def test_a_requirement_that_moves_a_package_is_found(tmp_path, extra, expected):
-    assert set(moved_on_colab(tmp_path, extra)) & set(COLAB_KEEPS) == expected
+    # And a requirement that would move one of those is found, also through a dependency
+    assert "torch" in moved_on_colab(tmp_path, "torchvision>=0.27")
 
 
 def test_every_requirement_names_its_notebooks():
@@ -95,11 +82,6 @@ def test_every_requirement_names_its_notebooks():
         assert numbers <= there, f"{line!r} names {sorted(numbers - there)}, notebooks/ has {sorted(there)}"
         named |= numbers
     assert named == there, f"no requirement names {sorted(there - named)}"
-
-
-def test_every_development_requirement_has_a_reason():
-    for line in requirement_lines("requirements-dev.txt"):
-        assert re.search(r"\s# \S", line), f"no reason given: {line!r}"
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
