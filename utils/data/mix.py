@@ -70,7 +70,7 @@ def count_taken(ledger, sources: list[Source]) -> list[dict]:
         if expected is not None and taken != expected:
             told = f"{taken - expected:+,}: the source has changed, or the rule is another one; look at its card"
         row = {"source": source.name, "a row is taken if": source.rule, "rows": len(lines), "taken": taken}
-        table.append(row | {"expected": expected, "compared": source.left_out or told})
+        table.append(row | {"expected": "" if expected is None else expected, "compared": source.left_out or told})
     return table
 
 
@@ -217,11 +217,13 @@ def drop_copies(ledger, pairs, sources: list[Source], threshold: float) -> dict[
     `threshold` is the Jaccard similarity of 5-word runs, see `overlap.find_near_duplicates`. The line that is kept in
     a dropped one's place goes into `twin`.
     """
-    ledger["twin"] = same_prompts(ledger, best_first(ledger, sources))
-    counts = {"same prompt": drop_rows(ledger, ledger.twin >= 0, "same prompt")}
-    twins = near_duplicates(ledger, pairs, best_first(ledger, sources), threshold)
-    ledger["twin"] = ledger.twin.where(twins < 0, twins)
-    return counts | {"near duplicate": drop_rows(ledger, twins >= 0, "near duplicate")}
+    counts = {}
+    looks = {"same prompt": same_prompts, "near duplicate": partial(near_duplicates, pairs=pairs, threshold=threshold)}
+    for reason, look in looks.items():
+        twins = look(ledger, order=best_first(ledger, sources))
+        ledger["twin"] = ledger.twin.where(twins < 0, twins)  # the cell may run again
+        counts[reason] = drop_rows(ledger, twins >= 0, reason)
+    return counts
 
 
 def best_first(ledger, sources: list[Source]):
