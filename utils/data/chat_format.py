@@ -82,9 +82,10 @@ def batch_lengths(pairs: list[dict], tokenizer) -> list[tuple[int, int, int]]:
         rendered = render_pair(pair, tokenizer)
         prompt = rendered["prompt"]
         texts += [prompt, prompt + rendered["chosen"], prompt + rendered["rejected"]]
-    if not texts:
-        return []
-    counts = [len(ids) for ids in tokenizer(texts, add_special_tokens=False, truncation=False)["input_ids"]]
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # what its file, or an earlier call, asked for; transformers sets both again in each call
+    backend.no_padding()
+    counts = [len(tokens) for tokens in backend.encode_batch_fast(texts, add_special_tokens=False)]
     triples = zip(counts[::3], counts[1::3], counts[2::3], strict=True)
     return [(prompt, chosen - prompt, rejected - prompt) for prompt, chosen, rejected in triples]
 
