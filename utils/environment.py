@@ -223,11 +223,6 @@ def record(**metrics) -> None:
     display({METRICS_TYPE: metrics, "text/plain": text}, raw=True)
 
 
-def refuse_unknown_parameters(cells: list[str]) -> None:
-    """Check as `check_parameters` does: the old name, until all notebooks call the new one."""
-    check_parameters(cells, sys._getframe(1).f_globals)
-
-
 class BadParameter(ValueError):
     """A parameter that cannot be used; a notebook shows its one sentence, without a traceback."""
 

@@ -186,11 +186,6 @@ def resolve_revision(
     return found.commit, found.host
 
 
-def stated_licence(repo_id: str, commit: str | None, repo_type: str = "model", token: str | None = None) -> str | None:
-    """Return the licence of `describe_repository`."""
-    return describe_repository(repo_id, repo_type, commit, token).licence if commit else None
-
-
 def create_repository(repo_id: str, token: str | None, private: bool = True, repo_type: str = "model") -> None:
     """Make a repository, if it is not there; a Space is made for Gradio.
 

@@ -11,13 +11,6 @@ ROOM = {"cuda": 0.92, "cpu": 0.7}  # share of the memory that a run may take: th
 GREEN, RED = "#b8e0d2", "#f5c6b0"  # tints of Okabe and Ito's: told apart by colour-blind readers, and by the words
 
 
-def __getattr__(name: str):
-    """Find what has moved to `utils.train.fit`, until its callers have moved too."""
-    from utils.train import fit
-
-    return getattr(fit, name)
-
-
 class NotReady(RuntimeError):
     """A red line that would stop the notebook later; the message names each, with its fix, without a traceback."""
 

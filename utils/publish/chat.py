@@ -14,7 +14,7 @@ from pathlib import Path
 from utils import environment, hub, preflight
 from utils.publish import chat_app, merge
 from utils.train import base as bases
-from utils.train import model_loading
+from utils.train import fit, model_loading
 
 PRECISIONS = ("auto", "whole", "4-bit")
 
@@ -77,7 +77,7 @@ def check_chat(
     base = bases.describe_base(*named, token)
     print(f"tuned  {merged.name}\nbase   {base.name} @ {base.commit}")
     models = [merged, base] if compare else [merged]
-    checks = [check for it in models for check in preflight.check_base(it)]
+    checks = [check for it in models for check in fit.check_base(it)]
     preflight.stop_if_red(checks)
     room = preflight.ROOM[device.kind] * device.memory_gb
     needed = {kind: weights_gb(models, kind == "4-bit", device.kind) for kind in PRECISIONS[1:]}

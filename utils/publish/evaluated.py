@@ -7,7 +7,7 @@ from pathlib import Path
 from utils import environment, hub, preflight
 from utils.publish import card, merge
 from utils.train import base as bases
-from utils.train import keep, memory, model_loading
+from utils.train import fit, keep, memory, model_loading
 
 
 @dataclass
@@ -69,7 +69,7 @@ def check_models(models: Models, precision: str, batch_size: int, push: bool, to
     from IPython.display import display
 
     found = [models.base, models.merged] if models.merged else [models.base]
-    checks = [line for it in found for line in preflight.check_base(it)]
+    checks = [line for it in found for line in fit.check_base(it)]
     preflight.stop_if_red(checks)  # of a base that cannot be read, nothing below can be said
     device = environment.find_device()
     room = preflight.ROOM[device.kind] * device.memory_gb

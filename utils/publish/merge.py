@@ -14,7 +14,7 @@ from pathlib import Path
 from utils import environment, hub, preflight
 from utils.publish import card
 from utils.train import base as bases
-from utils.train import keep
+from utils.train import fit, keep
 
 PROOF = "merge.json"  # beside a merged model: what it was made from
 TEXT_FILES = ["README.md", card.CURVES, "LICENSE*", "USE_POLICY*", "tokenizer*.json", "special_tokens_map.json"]
@@ -69,7 +69,7 @@ def check_merge(adapter: str, artifacts, hub_repo: str, private: bool, more: dic
     adapter_repo = more["adapter_repo"] or f"{merged_repo}-adapter"
     push = bool(hub_repo)
     print(f"adapter  {adapter}\nbase     {base.name} @ {base.commit}")
-    checks = preflight.check_base(base) + preflight.check_merging(base, device)
+    checks = fit.check_base(base) + fit.check_merging(base, device)
     needs = [(base.download_gb, hub.cache_folder(), "the base"), (base.size_gb, folder, "the merged model")]
     if push:
         needs.append((base.size_gb, tempfile.gettempdir(), "its read-back"))

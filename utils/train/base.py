@@ -46,27 +46,20 @@ def describe_base(base_model: str, revision: str | None = None, token: str | Non
     Raises:
         FileNotFoundError, PermissionError, ConnectionError: see `utils.hub.in_one_sentence`.
     """
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
-    commit, host = hub_access.resolve_revision(base_model, revision, token=token)
+    facts = hub_access.describe_repository(base_model, revision=revision, token=token)
+    commit, host, licence = facts.commit, facts.host, facts.licence
     if commit is None:
         size = sum(path.stat().st_size for path in Path(base_model).glob(WEIGHTS)) / 1e9
         found = _read_skeleton(base_model, None, None)
         return Base(base_model, None, host, "see the folder", "local", True, 0.0, size, *found)
-    api = HfApi(token=token)
-    with hub_access.in_one_sentence(base_model, revision=commit):
-        info = api.model_info(base_model, revision=commit, files_metadata=True)
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings if fnmatch(file.rfilename, WEIGHTS)}
+    sizes = {file.rfilename: file.size or 0 for file in facts.files if fnmatch(file.rfilename, WEIGHTS)}
     size = sum(sizes.values()) / 1e9
-    licence = next((tag.split(":", 1)[1] for tag in info.tags or [] if tag.startswith("license:")), "not stated")
-    gate = "gated, and you have access" if info.gated else "not gated"
-    try:
-        with hub_access.in_one_sentence(base_model):
-            if info.gated:
-                api.auth_check(base_model)
-    except PermissionError:
+    if not facts.may_read:
         gate = "gated, and you have no access yet"
         return Base(base_model, commit, host, licence, gate, False, size, size, None, hub_access.way_in(base_model))
+    gate = "gated, and you have access" if facts.gated else "not gated"
     cached = {name for name in sizes if isinstance(try_to_load_from_cache(base_model, name, revision=commit), str)}
     missing = sum(size for name, size in sizes.items() if name not in cached) / 1e9
     found = _read_skeleton(base_model, commit, token)

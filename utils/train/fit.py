@@ -157,10 +157,9 @@ def describe_data(dataset: str, token: str | None = None) -> SimpleNamespace:
     from utils.data import mix_files
 
     name, _, revision = (dataset, "", "") if Path(dataset).exists() else dataset.partition("@")
-    commit, host = hub_access.resolve_revision(name, revision or None, "dataset", token)
-    licence = hub_access.stated_licence(name, commit, "dataset", token)
-    mix = mix_files.find_report(name, commit, token)
-    return SimpleNamespace(name=name, commit=commit, host=host, licence=licence, mix=mix)
+    found = hub_access.describe_repository(name, "dataset", revision or None, token)
+    mix = mix_files.find_report(name, found.commit, token)
+    return SimpleNamespace(name=name, commit=found.commit, host=found.host, licence=found.licence, mix=mix)
 
 
 def check_base(base) -> list[preflight.Check]:
