@@ -100,8 +100,7 @@ def _find(path: Path) -> Path:
     files = sorted(path.glob("run-*.wandb")) if path.is_dir() else [path]
     if len(files) != 1 or not files[0].exists():
         raise FileNotFoundError(
-            f"{path} is not one run ({len(files)} files run-*.wandb): pass a .wandb file, or the folder of one run, "
-            "such as wandb/latest-run."
+            f"{path} is not one run ({len(files)} files run-*.wandb): name a file, or one such as wandb/latest-run."
         )
     return files[0]
 
@@ -153,8 +152,8 @@ def read_online(path: str, key: str | None = None) -> WandbRun:
 
     if not key:
         raise PermissionError(
-            f"W&B shows the run {path} only to an API key, and there is none: put yours into Colab's secrets, or into "
-            f"the environment, as WANDB_API_KEY. {INSTEAD}"
+            f"W&B shows the run {path} only to an API key: put yours into Colab's secrets, or into the environment, as "
+            f"WANDB_API_KEY. {INSTEAD}"
         )
     settings = wandb.setup().settings
     try:
@@ -191,16 +190,9 @@ def _explain(error: Exception, path: str, server: str, key: str) -> OSError:
     # A key is refused in many ways: by the client that finds it malformed, with a status, or by an account of nobody.
     bad_key = cause is error or status == 403 or "invalid credentials" in reason
     if status == 401 or bad_key and isinstance(error, AuthenticationError):
-        return PermissionError(
-            f"W&B at {server} refuses the API key ({reason}), so {path} cannot be read. Copy the key again from your "
-            f"W&B settings into WANDB_API_KEY. {INSTEAD}"
-        )
-    if isinstance(cause, RunNotFoundError) or status in (403, 404):
-        return FileNotFoundError(
-            f"W&B at {server} has no run {path}, or this key may not see it: copy the address of the run's page from "
-            f"the browser. {INSTEAD}"
-        )
-    return ConnectionError(
-        f"W&B at {server} did not give the whole of {path} ({reason}): check the network, and try again in some "
-        f"minutes. {INSTEAD}"
-    )
+        kind, told = PermissionError, f"refuses the API key for {path} ({reason}): copy it again into WANDB_API_KEY."
+    elif isinstance(cause, RunNotFoundError) or status in (403, 404):
+        kind, told = FileNotFoundError, f"has no run {path}, or this key may not see it: copy its page's address."
+    else:
+        kind, told = ConnectionError, f"did not give the whole of {path} ({reason}): check the network, and try again."
+    return kind(f"W&B at {server} {told} {INSTEAD}")
