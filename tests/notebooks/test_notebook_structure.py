@@ -27,10 +27,6 @@ DOCUMENTS = [
     *sorted((ROOT / "notebooks").glob("*.md")),
     *sorted((ROOT / "notebooks").rglob("*.ipynb")),
 ]
-NOT_YET = {  # "NN rule" or a path: what is being rewritten and does not keep a rule yet
-    "03 line length",
-    "README.md",
-}
 
 # Who may import whom: a room may import those that are named, and itself.
 GROUND = {"environment", "hub", "preflight", "figures", "intervals"}
@@ -194,7 +190,6 @@ def problems(name: str, notebook: nbformat.NotebookNode) -> dict[str, object]:
 def test_a_notebook_keeps_the_rules(path):
     nbformat.validate(read(path))
     found = problems(path.name, read(path))
-    found = {rule: broken for rule, broken in found.items() if f"{path.name[:2]} {rule}" not in NOT_YET}
     assert not found, "\n".join(f"{rule}: {broken}" for rule, broken in found.items())
 
 
@@ -245,7 +240,7 @@ def imports_above(path: Path) -> list[str]:
 def test_a_room_imports_only_rooms_below_it():
     above = {path.relative_to(ROOT).as_posix(): imports_above(path) for path in HELPERS if path.parent.name != "utils"}
     above |= {path.relative_to(ROOT).as_posix(): imports_above(path) for path in HELPERS if room_of(path) in GROUND}
-    assert {name: it for name, it in above.items() if it and name not in NOT_YET} == {}
+    assert {name: it for name, it in above.items() if it} == {}
 
 
 def test_helpers_load_safely_and_only_environment_reads_variables():
@@ -326,7 +321,7 @@ def test_links_and_names_of_notebooks_lead_somewhere():
         wrong += sorted(set(re.findall(r"\b[Nn]otebooks? (\d\d)\b", text)) - {stem[:2] for stem in stems})
         if path in DOCUMENTS:
             wrong += broken_links(path, markdown_of(path))
-        if wrong and path.name not in NOT_YET:
+        if wrong:
             broken[path.relative_to(ROOT).as_posix()] = wrong
     assert not broken, broken
     assert broken_links(ROOT / "README.md", "# A!\n[a](no.py) [b](#a) [c](#the-end) [d](https://x.org)") == [
