@@ -84,7 +84,10 @@ def test_an_interrupted_clone_recovers(run, tmp_path):
     half = tmp_path / "a folder" / "orpo-course.part" / ".git"
     half.mkdir(parents=True)
     (half / "config").touch()
-    assert run().ok
+    (tmp_path / "a folder" / "orpo-course" / ".git").mkdir(parents=True)  # of a clone into the folder itself
+    found = run()
+    assert found.ok, found.error
+    assert (found.folder / "orpo-course.old" / ".git").is_dir()
 
 
 def test_in_the_repository_nothing_is_cloned():
