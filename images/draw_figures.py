@@ -1,8 +1,8 @@
 """Draws the figures of the course from what it computed: `python images/draw_figures.py [name ...]`.
 
-Here stand those that a notebook draws too, with the same function. What is drawn for a page alone has a script of its
-own beside this one: draw_before_and_after.py, draw_pipeline.py, draw_stages.py. Everything is read from data/ and
-benchmarks/; CONTRIBUTING.md says how that is made anew. Left out: any number that is not read or counted.
+Here are those that a notebook draws too, with the same function. What is drawn for a page alone has a script of its
+own beside this one: draw_pipeline.py, draw_stages.py. Everything is read from data/ and
+benchmarks/; CONTRIBUTING.md says how that is made. Left out: any number that is not read or counted.
 """
 
 import json
@@ -115,7 +115,6 @@ def runs(names: dict[str, str]) -> list:
 
 def figures_by_name() -> dict:
     """Return name -> function that draws it and returns (figure, alt text)."""
-    import draw_before_and_after
     import draw_pipeline
     import draw_stages
 
@@ -125,7 +124,6 @@ def figures_by_name() -> dict:
         "01_loss_surface": loss_surface,
         "01_mechanism": mechanism,
         "02_mix_waterfall": mix_waterfall,
-        "03_before_and_after": draw_before_and_after.draw,
         "04_sick_run": sick_run,
         "08_four_methods": four_methods,
         "08_stages": draw_stages.draw,
