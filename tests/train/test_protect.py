@@ -137,3 +137,8 @@ def test_the_fused_trainer_takes_over_and_trains_alike(runs, tokenizer, tmp_path
     trainer.train()
     losses = [[entry["loss"] for entry in it.state.log_history if "loss" in entry] for it in (runs.whole, trainer)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_layers_that_a_base_lacks_are_refused(hub, tmp_path):
+    with pytest.raises(train.fit.preflight.NotReady, match="no dense.*target_modules"):
+        check(tmp_path / "run", target_modules=["q_proj", "dense"])

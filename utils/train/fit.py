@@ -86,7 +86,7 @@ def check_run(
             `use_mix` is false.
         folder: where the run is written to: checkpoints, adapter, records.
         num_pairs: `None` is all.
-        target_modules: "all-linear", or names; if the base lacks one of them, all its linear layers are taken.
+        target_modules: "all-linear", or names of linear layers; red if the base lacks one of them.
         trainer, profile: "trl", "fused" or "fast"; "auto" or a key of `PROFILES`.
         more: kept in `plan.more` for the record, so that a notebook may pass `**MORE`.
 
@@ -105,6 +105,7 @@ def check_run(
     mix = folder.parent / "mix"
     takes_mix = use_mix and dataset == COURSE_DATA and (mix / "report.json").is_file()
     data = describe_data(str(mix) if takes_mix else dataset, token)
+    wanted_modules = target_modules
     if base.skeleton is not None:
         max_length = min(max_length, bases.context_length(base.skeleton) or max_length)
         target_modules = bases.fit_modules(base.skeleton, target_modules)
@@ -138,6 +139,7 @@ def check_run(
     merged = 2 * base.size_gb, folder.parent, "the merged model and its read-back"
     checks += check_base(base) + preflight.check_disk([downloads, writes, merged] if publish else [downloads, writes])
     checks += check_training(plan, base, device, chosen, trainer)
+    checks += check_modules(base, wanted_modules)
     identity = hub_access.hub_identity(token) if keep_repo or publish else None
     if publish:
         owner = identity["name"] if identity else "you"
@@ -174,6 +176,17 @@ def check_base(base) -> list[preflight.Check]:
     found = trouble or f"{base.skeleton.config.model_type}, {base.size_gb:.2f} GB of safetensors"
     mend = "choose a base that continues text, such as a Llama, Qwen, Mistral or Phi, with weights in safetensors"
     return [*lines, preflight.Check("base", trouble is None, f"{base.name}: {found}", mend)]
+
+
+def check_modules(base, wanted) -> list[preflight.Check]:
+    """Check that a base has the linear layers that LoRA is wanted on, since PEFT would leave out one it lacks."""
+    if base.skeleton is None or wanted == "all-linear":
+        return []
+    known = bases.linear_layers(base.skeleton)
+    missing = [name for name in wanted if name not in known]
+    found = f"no {', '.join(missing)}" if missing else ", ".join(wanted)
+    mend = f"set target_modules to 'all-linear', or to some of {', '.join(known)}"
+    return [preflight.Check("LoRA", not missing, f"{base.name}: {found}", mend)]
 
 
 def check_training(run, base, device, profile, trainer: str = "trl") -> list[preflight.Check]:
