@@ -1,7 +1,6 @@
 """What the notebooks ask of the machine they run on: device and dtype, tokens, disk, W&B, versions, parameters.
 
-The only module that reads environment variables. It never prompts: a token is found or it is not, and the run goes on
-without. Left out: the settings that follow from the device, which `profiles` holds.
+The only module that reads environment variables. It never prompts: without a token the run goes on without.
 """
 
 import ast
@@ -16,18 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGES = (
-    *("torch", "transformers", "trl", "peft", "bitsandbytes"),
-    *("datasets", "accelerate", "wandb", "huggingface_hub"),
-)
+    "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "wandb", "huggingface_hub"
+)  # fmt: skip
 METRICS_TYPE = "application/x-course-metrics+json"
+ABSENT = "not installed"
 
 
 def set_up(root: Path) -> None:
-    """Install what requirements.txt asks for and this Python lacks, and print one line; the end of the setup cell.
-
-    Raises:
-        SystemExit: in one sentence, if pip fails.
-    """
+    """Install what requirements.txt asks for and this Python lacks, and print one line; `SystemExit` if pip fails."""
     import subprocess
 
     git = ["git", "-C", str(root), "log", "-1", "--format=%h of %cs"]
@@ -35,7 +30,8 @@ def set_up(root: Path) -> None:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # a copy without git
         commit = "without a commit"
-    missing, done = _missing(root / "requirements.txt"), "nothing to install"
+    missing = _missing(root / "requirements.txt")
+    done = "nothing to install"
     if missing:
         print(f"Installing {', '.join(missing)}: about 2 minutes ...", end=" ", flush=True)
         before = versions(missing)
@@ -44,29 +40,23 @@ def set_up(root: Path) -> None:
         if result.returncode:
             raise SystemExit(f"pip failed: {result.stderr.strip().splitlines()[-1]}")
         importlib.invalidate_caches()
-        loaded = [name for name in missing if name in sys.modules and before[name] != "not installed"]
+        loaded = [name for name in missing if name in sys.modules and before[name] != ABSENT]
         done = f"now restart, since {', '.join(loaded)} was loaded" if loaded else "installed; no restart needed"
     print(f"Course {commit}; {done}.")
     quiet_known_warnings()
 
 
 def _missing(requirements: Path) -> list[str]:
-    """Name the packages that a file of requirements asks for and that are not installed, or in another version."""
-    from importlib.metadata import PackageNotFoundError, version
-
+    """Name the packages of a requirements file that are not installed, or in a version that it does not allow."""
     from packaging.requirements import Requirement
 
-    missing = []
-    for line in requirements.read_text().splitlines():
-        if text := line.partition("#")[0].strip():
-            wanted = Requirement(text)
-            try:
-                fits = wanted.specifier.contains(version(wanted.name), prereleases=True)
-            except PackageNotFoundError:
-                fits = False
-            if not fits:
-                missing.append(wanted.name)
-    return missing
+    lines = [line.partition("#")[0].strip() for line in requirements.read_text().splitlines()]
+    wanted = {requirement.name: requirement.specifier for requirement in map(Requirement, filter(None, lines))}
+    return [
+        name
+        for name, version in versions(wanted).items()
+        if name in wanted and (version == ABSENT or not wanted[name].contains(version, prereleases=True))
+    ]
 
 
 @dataclass(frozen=True)
@@ -89,14 +79,13 @@ def find_device() -> Device:
         reason = "a CPU has no fast half precision that is also exact enough to compare runs"
         ram_gb = psutil.virtual_memory().total / 1e9
         return Device("cpu", f"{os.cpu_count()} CPU cores", ram_gb, "float32", reason)
-    properties = torch.cuda.get_device_properties(0)
-    memory_gb = properties.total_memory / 1e9
-    capability = f"compute capability {properties.major}.{properties.minor}"
-    if properties.major >= 8:
-        reason = f"{capability} multiplies bf16, which has the range of fp32: no loss scaling"
-        return Device("cuda", properties.name, memory_gb, "bfloat16", reason)
-    reason = f"{capability} is below 8.0: bf16 is emulated there, and slow; fp16 is fast, with loss scaling"
-    return Device("cuda", properties.name, memory_gb, "float16", reason)
+    gpu = torch.cuda.get_device_properties(0)
+    capability = f"compute capability {gpu.major}.{gpu.minor}"
+    dtype, reason = "bfloat16", f"{capability} multiplies bf16, which has the range of fp32: no loss scaling"
+    if gpu.major < 8:
+        reason = f"{capability} is below 8.0: bf16 is emulated there, and slow; fp16 is fast, with loss scaling"
+        dtype = "float16"
+    return Device("cuda", gpu.name, gpu.total_memory / 1e9, dtype, reason)
 
 
 def find_token(name: str) -> str | None:
@@ -142,10 +131,7 @@ def find_disk(folder) -> tuple[int, float]:
 
 
 def start_wandb(project: str, name: str, config: dict, folder: str, group: str | None = None):
-    """Start a W&B run: online with a key that works, offline otherwise, and never with a prompt.
-
-    W&B keeps its files in `folder`, from which `wandb sync` uploads an offline run later.
-    """
+    """Start a W&B run: online with a key that works, else offline; `wandb sync` uploads it from `folder` later."""
     import wandb
 
     mode, key = os.environ.get("WANDB_MODE"), find_token("WANDB_API_KEY")
@@ -172,17 +158,11 @@ def course_prompts() -> list[str]:
 
 
 def artifacts_folder(root, artifacts: str) -> Path:
-    """Make the folder for what a notebook makes, `artifacts` below `root` unless it is absolute.
-
-    Raises:
-        FileNotFoundError: if it is on a Drive that is not mounted, and would vanish with the machine.
-    """
+    """Make the folder for what a notebook makes, below `root` unless it is absolute; refuse a Drive not mounted."""
     folder = Path(root) / artifacts
     if folder.is_relative_to("/content/drive") and not os.path.ismount("/content/drive"):
-        raise FileNotFoundError(
-            f"Drive is not mounted, so {folder} would be deleted with this machine. Mount it in Colab's Files panel, "
-            "then run this cell again."
-        )
+        told = f"Drive is not mounted, so {folder} would be deleted with this machine."
+        raise FileNotFoundError(f"{told} Mount it in Colab's Files panel, then run this cell again.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -197,7 +177,7 @@ def versions(packages=PACKAGES) -> dict[str, str]:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
+            found[package] = ABSENT
     return found
 
 
@@ -206,9 +186,9 @@ def describe_machine() -> str:
     import torch
 
     info = Path("/proc/cpuinfo")  # of Linux
-    models = re.findall(r"^model name\s*: (.+)", info.read_text() if info.exists() else "", re.MULTILINE)
+    models = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else [*models, "CPU"][0]
-    found = [f"{package} {number}" for package, number in versions().items() if number != "not installed"]
+    found = [f"{package} {version}" for package, version in versions().items() if version != ABSENT]
     return f"{name}, {os.cpu_count()} cores; {', '.join(found)}"
 
 
@@ -216,10 +196,8 @@ def record(**metrics) -> None:
     """Show a notebook's key figures, and leave them in its outputs for the course's runner and its tests."""
     from IPython.display import display
 
-    text = "\n".join(
-        f"{name:<24} {value:.4g}" if isinstance(value, float) else f"{name:<24} {value}"
-        for name, value in metrics.items()
-    )
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in metrics.items()}
+    text = "\n".join(f"{name:<24} {value}" for name, value in shown.items())
     display({METRICS_TYPE: metrics, "text/plain": text}, raw=True)
 
 
@@ -231,14 +209,11 @@ class BadParameter(ValueError):
 
 
 def check_parameters(cells: list[str], values: dict | None = None) -> None:
-    """Stop a notebook at a parameter that cannot be right, before anything is downloaded.
+    """Raise `BadParameter` at a parameter that cannot be right, before anything is downloaded.
 
-    `cells` is `In`: what has run so far, of it the cells with `# @param` marks, which tell the types, and the cell that
-    papermill injects. A number is finite and above 0, unless its mark says `min:0`; a seed and warm-up steps may be 0.
-    A learning rate is below 0.1. Keys that `MORE` lacks are filled in, in place, from the notebook's own.
-
-    Raises:
-        BadParameter: naming the parameter, its value, and what it must be.
+    `cells` is `In`: the cells with `# @param` marks tell the types, and papermill's cell the names that were given. A
+    number is finite and above 0, unless its mark says `min:0`; a seed and warm-up steps may be 0. A learning rate is
+    below 0.1. Keys that `MORE` lacks are filled in, in place, from the notebook's own.
 
     Example:
         >>> check_parameters(['BETA = 0.1  # @param {type:"number"}'], {"BETA": "8e-6"})
@@ -246,47 +221,45 @@ def check_parameters(cells: list[str], values: dict | None = None) -> None:
         utils.environment.BadParameter: BETA is '8e-6': give a number, without quotes (YAML reads 8e-6 as text: 8.0e-6).
     """
     values = sys._getframe(1).f_globals if values is None else values
-    defaults, marks, injected = {}, {}, []
+    parameters, given = {}, []
     for cell in cells:
         if cell.startswith("# Parameters\n"):  # as papermill writes it
-            injected += [name for name, _, _ in _assignments(cell)]
+            given += _assignments(cell)
         elif "# @param" in cell:
-            for name, default, mark in _assignments(cell):
-                defaults[name], marks[name] = default, mark
-    _refuse_unknown(injected, marks)
-    for name, mark in marks.items():
+            parameters |= _assignments(cell)
+    _refuse_unknown(given, parameters)
+    for name, (default, mark) in parameters.items():
         if name in values and name != "MORE":
-            _refuse_value(name, values[name], **_read_mark(mark, defaults[name]))
-    if "MORE" not in marks:
+            _refuse_value(name, values[name], *_read_mark(mark, default))
+    if "MORE" not in parameters:
         return
-    more, known = values["MORE"], defaults["MORE"]
+    more, (known, _) = values["MORE"], parameters["MORE"]
     if not isinstance(more, dict):
         raise BadParameter(f"MORE is {more!r}: give a dict, such as {{'{next(iter(known))}': ...}}.")
     _refuse_unknown(more, known, " in MORE")
     for key, default in known.items():
         more.setdefault(key, default)
         kind = _kind(default)
-        least = default if kind in ("integer", "number") and default <= 0 else None
-        _refuse_value(f"MORE[{key!r}]", more[key], kind, least=least)
+        may_be_zero = kind in ("integer", "number") and default <= 0
+        _refuse_value(f"MORE[{key!r}]", more[key], kind, least=default if may_be_zero else None)
 
 
-def _assignments(source: str) -> list[tuple]:
-    """Return (name, value or `None`, its lines of source) of each assignment in a cell."""
+def _assignments(source: str) -> dict[str, tuple]:
+    """Return name -> (value, or `None` if it is computed; its `# @param` mark) of a cell's UPPER_CASE names."""
     try:
         statements = ast.parse(source).body
     except SyntaxError:  # a cell with magics holds no parameters
-        return []
-    found = []
+        return {}
+    found = {}
     for statement in statements:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        lines = source.splitlines()[statement.lineno - 1 : statement.end_lineno]
-        for target in targets:
-            if isinstance(target, ast.Name) and target.id.isupper():
-                try:
-                    value = ast.literal_eval(statement.value)
-                except ValueError:  # computed, such as `str(ROOT / "data")`
-                    value = None
-                found.append((target.id, value, "\n".join(lines)))
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        if isinstance(target, ast.Name) and target.id.isupper():
+            try:
+                value = ast.literal_eval(statement.value)
+            except ValueError:
+                value = None
+            last_line = source.splitlines()[statement.end_lineno - 1]
+            found[target.id] = value, last_line.partition("# @param")[2]
     return found
 
 
@@ -295,21 +268,13 @@ def _kind(value) -> str:
     return kinds.get(type(value), "raw")
 
 
-def _read_mark(source: str, default) -> dict:
-    """Return what a `# @param` mark of Colab's forms says: kind, choices, bounds."""
-    _, _, mark = source.partition("# @param")
-    listed, form = re.match(r"\s*(\[.*?\])?\s*(\{.*?\})?", mark).groups(default="")
-    kind = re.search(r"type: *[\"'](\w+)", form)
-    kind = kind[1] if kind else "string" if listed else "raw"
-    choices = ast.literal_eval(listed) if listed and "allow-input" not in form else []
-    if kind != "string":
-        choices = [ast.literal_eval(choice) if isinstance(choice, str) else choice for choice in choices]
-    bounds = {name: float(bound) for name, bound in re.findall(r"(min|max): *(-?[\d.]+)", form)}
+def _read_mark(mark: str, default) -> tuple[str, list, float | None]:
+    """Return (kind, choices, least) of a mark of Colab's forms, such as `["a", "b"]` or `{type:"number", min:0}`."""
+    listed, kind, least = re.match(r'\s*(\[.*?\])?\s*(?:\{type: *"(\w+)"(?:, *min: *(-?[\d.]+))?)?', mark).groups()
+    choices = ast.literal_eval(listed) if listed else []
     if kind == "raw" and isinstance(default, list) and default:
         kind = f"list of {_kind(default[0])}"
-    if kind == "slider":
-        kind = "integer" if isinstance(default, int) else "number"
-    return {"kind": kind, "choices": choices, "least": bounds.get("min"), "most": bounds.get("max")}
+    return kind or ("string" if listed else "raw"), choices, float(least) if least else None
 
 
 def _refuse_unknown(given, known, where: str = "") -> None:
@@ -320,19 +285,17 @@ def _refuse_unknown(given, known, where: str = "") -> None:
             raise BadParameter(f"This notebook has no parameter {name}{where}.{meant} It has: {', '.join(known)}.")
 
 
-def _refuse_value(
-    name: str, value, kind: str, choices=(), least: float | None = None, most: float | None = None
-) -> None:
+def _refuse_value(name: str, value, kind: str, choices=(), least: float | None = None) -> None:
     if kind.startswith("list of ") and isinstance(value, list | tuple):
         for item in value:
-            _refuse_value(f"An item of {name}", item, kind.removeprefix("list of "), (), least, most)
+            _refuse_value(f"An item of {name}", item, kind.removeprefix("list of "), least=least)
         return
-    wanted = _wanted(name.upper(), value, kind, choices, least, most)
+    wanted = _wanted(name.upper(), value, kind, choices, least)
     if wanted:
         raise BadParameter(f"{name} is {value!r}: give {wanted}.")
 
 
-def _wanted(name: str, value, kind: str, choices, least: float | None, most: float | None) -> str:
+def _wanted(name: str, value, kind: str, choices, least: float | None) -> str:
     """Say what a parameter must be, if its value is not that."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if choices and value not in choices:
@@ -355,8 +318,6 @@ def _wanted(name: str, value, kind: str, choices, least: float | None, most: flo
         return "a number above 0"
     if least is not None and value < least:
         return f"{least:g} or more"
-    if most is not None and value > most:
-        return f"{most:g} or less"
     if "LEARNING_RATE" in name and value >= 0.1:
         return "a learning rate below 0.1, such as 8e-5"
     return ""

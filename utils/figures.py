@@ -1,6 +1,6 @@
 """One plotting style for every figure: colour-blind safe, readable on light and dark pages, with alt text.
 
-Two series in a panel also differ in marker, line or pattern, for print and for eyes that see no colours.
+Up to 28 series in a panel also differ in marker, line or pattern, for print and for eyes that see no colours.
 """
 
 import base64
@@ -31,25 +31,14 @@ STYLE = {  # of matplotlib
 
 
 def line_style(place: int) -> dict:
-    """Return colour, marker and line of series number `place`; the first seven lines are solid.
-
-    Raises:
-        ValueError: from the 29th series on, which would look like the first.
-    """
-    return {"color": SEQUENCE[place % 7], "marker": MARKERS[place % 8], "linestyle": LINES[_round(place)]}
+    """Return colour, marker and line of series number `place`; the first seven lines are solid."""
+    return {"color": SEQUENCE[place % 7], "marker": MARKERS[place % 8], "linestyle": LINES[place // 7 % 4]}
 
 
 def fill_style(place: int) -> dict:
-    """Return colour and pattern of bar number `place`; the first seven have no pattern. Raises as `line_style`."""
-    return {"facecolor": SEQUENCE[place % 7], "hatch": HATCHES[_round(place)], "edgecolor": "white", "linewidth": 0.5}
-
-
-def _round(place: int) -> int:
-    """Return how often all colours have been used before series number `place`."""
-    most = len(SEQUENCE) * len(LINES)
-    if place >= most:
-        raise ValueError(f"Series {place + 1} of a figure: only {most} look different. Draw fewer, or several figures.")
-    return place // len(SEQUENCE)
+    """Return colour and pattern of bar number `place`; the first seven have no pattern."""
+    hatch = HATCHES[place // 7 % 4]
+    return {"facecolor": SEQUENCE[place % 7], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
 
 
 def new_figure(columns: int = 1, rows: int = 1, width: float = 4.2, height: float = 3.0):

@@ -1,15 +1,11 @@
-"""What the course asks of the Hub: a repository's facts, a token's owner, uploads in one commit, files as listed.
-
-Left out: downloads, which are `huggingface_hub`'s, and where a token comes from: see `environment`.
-"""
+"""What the course asks of the Hub: a repository's facts, a token's owner, uploads in one commit, files as listed."""
 
 import contextlib
 import hashlib
 import os
 import re
 from dataclasses import dataclass
-from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 MIRRORS = {"meta-llama/Meta-Llama-3-8B": "NousResearch/Meta-Llama-3-8B"}
 NEW_TOKEN = "make one with the role write at https://huggingface.co/settings/tokens"
@@ -34,9 +30,7 @@ def describe_repository(
 ) -> Repository:
     """Ask the Hub once for all that it says of a repository, and which commit a branch or tag means now.
 
-    Raises:
-        FileNotFoundError, PermissionError, ConnectionError: see `in_one_sentence`. A gated model whose licence you have
-            not accepted raises nothing: it `may_read` is false.
+    Raises as `in_one_sentence`; but of a gated model whose licence you have not accepted, `may_read` is false.
     """
     from huggingface_hub import HfApi
 
@@ -106,12 +100,9 @@ def way_in(repo_id: str, repo_type: str = "model") -> str:
 
 
 def hub_identity(token: str | None) -> dict | None:
-    """Ask the Hub whose token this is; `None` without a token, or with one that it does not know.
+    """Ask the Hub whose token this is; `None` without one that it knows, `ConnectionError` if it cannot be reached.
 
     Returns `{"name": str, "role": "read" | "write" | "fineGrained", "namespaces": [str]}`.
-
-    Raises:
-        ConnectionError: if the Hub cannot be reached.
     """
     import httpx
     from huggingface_hub import HfApi
@@ -135,62 +126,51 @@ def hub_identity(token: str | None) -> dict | None:
 def in_one_sentence(repo_id: str, repo_type: str = "model", revision: str | None = None):
     """Turn what the Hub's client raises about a repository into one sentence with what to do; the cause stays attached.
 
-    Raises:
-        PermissionError: if the repository is gated, and its licence not accepted, or the token unknown or too weak.
-        FileNotFoundError: if there is no such repository or revision, or the token may not see it.
-        ConnectionError: if the Hub cannot be reached, or fails.
+    PermissionError: gated, or the token unknown or too weak. FileNotFoundError: no such repository or revision, or the
+    token may not see it. ConnectionError: the Hub cannot be reached, or fails.
     """
     import httpx
     from huggingface_hub import errors
 
-    caught = httpx.HTTPError, RuntimeError, errors.HFValidationError, errors.LocalEntryNotFoundError
     try:
         yield
-    except caught as error:  # a RuntimeError is an upload that failed
-        hub, status = f"The Hub at {hub_url()}", _status(error)
-        if isinstance(error, errors.GatedRepoError):
-            kind, told = (
-                PermissionError,
-                f"{repo_id} is gated, and you have no access yet: {way_in(repo_id, repo_type)}",
-            )
-        elif isinstance(error, errors.RevisionNotFoundError):
-            where = page(repo_id, repo_type)
-            kind, told = FileNotFoundError, f"{repo_id} has no revision {revision!r}: choose one from {where}"
-        elif isinstance(error, errors.HFValidationError):
-            told = f"{repo_id!r} is neither a folder or file here nor a name that the Hub could have: check the path"
-            kind = FileNotFoundError
-        elif isinstance(error, errors.RepositoryNotFoundError) or status == 404:
-            told = f"{hub} has no {repo_type} {repo_id!r} that you may read: look for a slip in its name"
-            kind, told = FileNotFoundError, f"{told}, and if it is private, set HF_TOKEN to a token of its owner"
-        elif status == 401:
-            told = f"{hub} does not know your HF_TOKEN, and answers nothing while it is set: {NEW_TOKEN}, or remove it"
-            kind = PermissionError
-        elif status == 403:
-            told = f"Your HF_TOKEN may not do this with {repo_id}: {NEW_TOKEN}, or choose another repository"
-            kind = PermissionError
-        else:
-            told = f"{hub} failed for {repo_id} ({type(error).__name__})"
-            kind, told = ConnectionError, f"{told}: run this cell again, when the network is back"
+    except (httpx.HTTPError, RuntimeError, errors.HFValidationError, errors.LocalEntryNotFoundError) as error:
+        kind, told = _explain(error, repo_id, repo_type, revision)  # a RuntimeError is an upload that failed
         raise kind(f"{told}.") from error
+
+
+def _explain(error: Exception, repo_id: str, repo_type: str, revision: str | None) -> tuple[type[Exception], str]:
+    from huggingface_hub import errors
+
+    hub, status = f"The Hub at {hub_url()}", _status(error)
+    if isinstance(error, errors.GatedRepoError):
+        return PermissionError, f"{repo_id} is gated, and you have no access yet: {way_in(repo_id, repo_type)}"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return FileNotFoundError, f"{repo_id} has no revision {revision!r}: choose one from {page(repo_id, repo_type)}"
+    if isinstance(error, errors.HFValidationError):
+        told = f"{repo_id!r} is neither a folder or file here nor a name that the Hub could have: check the path"
+        return FileNotFoundError, told
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
+        told = f"{hub} has no {repo_type} {repo_id!r} that you may read: look for a slip in its name"
+        return FileNotFoundError, f"{told}, and if it is private, set HF_TOKEN to a token of its owner"
+    if status == 401:
+        told = f"{hub} does not know your HF_TOKEN, and answers nothing while it is set: {NEW_TOKEN}, or remove it"
+        return PermissionError, told
+    if status == 403:
+        told = f"Your HF_TOKEN may not do this with {repo_id}: {NEW_TOKEN}, or choose another repository"
+        return PermissionError, told
+    told = f"{hub} failed for {repo_id} ({type(error).__name__}): run this cell again, when the network is back"
+    return ConnectionError, told
 
 
 def _status(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def resolve_revision(
-    repo_id: str, revision: str | None = None, repo_type: str = "model", token: str | None = None
-) -> tuple[str | None, str]:
-    """Return (commit, host) of `describe_repository`."""
-    found = describe_repository(repo_id, repo_type, revision, token)
-    return found.commit, found.host
-
-
 def create_repository(repo_id: str, token: str | None, private: bool = True, repo_type: str = "model") -> None:
-    """Make a repository, if it is not there; a Space is made for Gradio.
+    """Make a repository, if it is not there; refuse one that should be private, and is there and public.
 
-    Raises:
-        PermissionError: if it should be private, and is there and public; see `in_one_sentence` for the others.
+    A Space is made for Gradio. Raises as `in_one_sentence`.
     """
     from huggingface_hub import HfApi
 
@@ -213,15 +193,11 @@ def commit_files(
     replaces: list[str] | None = None,
     repo_type: str = "model",
 ) -> str:
-    """Upload the files of a folder that match a list as one commit, so that a branch never holds half of them.
+    """Upload the files of a folder that match a list as one commit, so that a branch never holds half; return it.
 
-    Not `upload_folder`: with hf_xet it commits what takes longer than five minutes in several parts.
-
-    They go into the folder `below`, such as "adapter/". What is in the repository and matches `replaces`, but is not
-    among them, is deleted. Returns the commit.
-
-    Raises:
-        FileNotFoundError: if no file of the folder matches; see `in_one_sentence` for the others.
+    `upload_folder` with hf_xet makes several commits of what takes longer than five minutes. The files go into the
+    folder `below`, such as "adapter/"; what else matches `replaces` there is deleted. Raises as `in_one_sentence`, and
+    `FileNotFoundError` if no file matches.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -245,11 +221,7 @@ def matches(path: str, patterns: list[str]) -> bool:
         >>> matches("adapter/run.json", ["adapter/*.json"]), matches("adapter/old/run.json", ["adapter/*.json"])
         (True, False)
     """
-    return any(
-        pattern.count("/") == path.count("/")
-        and all(fnmatch(*pair) for pair in zip(path.split("/"), pattern.split("/"), strict=True))
-        for pattern in patterns
-    )
+    return any(path.count("/") == it.count("/") and PurePosixPath(path).match(it) for it in patterns)
 
 
 def is_as_listed(path: Path, entry) -> bool:

@@ -1,7 +1,4 @@
-"""How well an average is known: Wilson's interval of a share, a bootstrap of any mean, and how many rows a width takes.
-
-Left out: what no interval holds, such as rows that are not like those the model will meet.
-"""
+"""How well an average is known: the interval of a share or of any mean, and how many rows a width takes."""
 
 import math
 
@@ -9,9 +6,7 @@ Z = 1.96  # 95 % of a normal distribution is within so many standard deviations
 
 
 def wilson(share: float, rows: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share that was seen among a number of rows (Wilson, 1927).
-
-    Unlike the share plus or minus 1.96 standard errors it stays within 0 and 1, and holds for few rows too.
+    """Return the 95 % interval of a share of a number of rows (Wilson, 1927): within 0 and 1, and right for few rows.
 
     Example:
         >>> [round(end, 2) for end in wilson(0.6, 10)]
@@ -36,11 +31,8 @@ def rows_for(half_width: float, share: float = 0.5) -> int:
 def bootstrap(values, resamples: int = 2000, seed: int = 42) -> tuple[float, float]:
     """Return the 95 % interval of a mean, by drawing its rows again and again (percentile bootstrap; Efron, 1979).
 
-    To compare two models on the same rows, give it their differences row by row: what makes a row hard for both drops
-    out, and the interval is narrower.
-
-    Raises:
-        ValueError: if there is no row, or a value is not a number.
+    Of two models on the same rows, give it the differences row by row: what makes a row hard for both drops out.
+    Raises `ValueError` without a row, or if a value is not a finite number.
     """
     import numpy as np
     from scipy import stats

@@ -1,7 +1,4 @@
-"""What can be known before hours are spent, as a table of green and red with the fix beside each red.
-
-Left out: checks of a base and of its training, see `train.fit`, and what only the work itself can tell.
-"""
+"""What can be known before hours are spent, as a table of green and red with the fix beside each red."""
 
 from dataclasses import dataclass
 
@@ -48,10 +45,7 @@ def check_disk(needs: list[tuple[float, object, str]]) -> list[Check]:
 
 
 def check_writing(identity: dict | None, repo_ids: list[str], base_model: str | None = None) -> list[Check]:
-    """Check that a token of this identity may write, and that the repositories may have these names.
-
-    `base_model` is that of a model to be published, whose licence may ask for a name.
-    """
+    """Check that a token may write, and that the repositories may have these names, as a base's licence may ask."""
     if not repo_ids:
         return [Check("token", True, "not needed: nothing is written to the Hub")]
     settings = f"{hub.NEW_TOKEN}, and store it as HF_TOKEN"
@@ -86,15 +80,10 @@ def _check_name(repo_id: str, identity: dict, base_model: str | None) -> Check:
 
 def as_table(checks: list[Check]):
     """Return checks as a table of green and red, with the fix beside each red."""
-    rows = [
-        {
-            "check": line.name,
-            "fine": "yes" if line.fine else "no",
-            "found": line.found,
-            "what would fix it": "" if line.fine else line.mend,
-        }
-        for line in checks
-    ]
+    rows = []
+    for line in checks:
+        fine, mend = ("yes", "") if line.fine else ("no", line.mend)
+        rows.append({"check": line.name, "fine": fine, "found": line.found, "what would fix it": mend})
     colours = {"yes": f"color: black; background-color: {GREEN}", "no": f"color: black; background-color: {RED}"}
     return figures.as_table(rows).map(colours.get, subset=["fine"])
 

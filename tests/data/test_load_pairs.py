@@ -40,7 +40,7 @@ def test_a_file_is_judged_and_every_row_accounted_for(file, tokenizer, capsys):
 
 def test_a_hub_id_is_pinned_and_may_name_its_revision(hub, tokenizer):
     pairs, report = load_pairs(f"{stand_ins.ORPO_MIX}@v1.0", tokenizer, 60, 20, 1024)
-    assert report.origin["commit"] == loading.hub.resolve_revision(stand_ins.ORPO_MIX, "v1.0", "dataset")[0]
+    assert report.origin["commit"] == loading.hub.describe_repository(stand_ins.ORPO_MIX, "dataset", "v1.0").commit
     assert {name: len(part) for name, part in pairs.items()} == {"train": 60, "test": 20}
     again, _ = load_pairs(stand_ins.ORPO_MIX, tokenizer, 60, 20, 1024, revision="v1.0")
     assert again["train"].to_list() == pairs["train"].to_list()

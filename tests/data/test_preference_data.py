@@ -84,7 +84,7 @@ def test_fault_a_data_set_with_a_script_is_refused_and_nothing_runs(hub, tmp_pat
     (tmp_path / "data" / "with-script.py").write_text(f"open({str(ran)!r}, 'w').write('it ran')\n")
     hub.add_repo(name, "dataset", exist_ok=True)
     hub.commit_folder(name, tmp_path / "data", repo_type="dataset")
-    commit, _ = hub_access.resolve_revision(name, repo_type="dataset")
+    commit = hub_access.describe_repository(name, "dataset").commit
     with pytest.raises(ValueError, match="without running its code, which the course never does.*with-script.py"):
         loading.load_splits(name, commit)
     assert not ran.exists()

@@ -218,7 +218,7 @@ def test_what_lies_on_the_hub_is_read_at_its_commit(hub, folder, adapter, tmp_pa
     merge.record_merge(folder, adapter, base, {})
     hub.add_repo("learner/recorded", exist_ok=True)
     hub.commit_folder("learner/recorded", folder)
-    commit, _ = hub_access.resolve_revision("learner/recorded")
+    commit = hub_access.describe_repository("learner/recorded").commit
     found = merge.base_of("learner/recorded", commit, tmp_path / "none")
     assert found == (stand_ins.BASE_MODEL, COMMIT)
 

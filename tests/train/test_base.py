@@ -27,7 +27,7 @@ def test_a_base_is_described_before_it_is_downloaded(hub):
     before = len(hub.requests)
     base = bases.describe_base(stand_ins.BASE_MODEL)
     size = hub.files(stand_ins.BASE_MODEL)["model.safetensors"]["size"] / 1e9
-    assert base.commit == hub_access.resolve_revision(stand_ins.BASE_MODEL)[0]
+    assert base.commit == hub_access.describe_repository(stand_ins.BASE_MODEL).commit
     assert (base.host, base.licence, base.gate) == ("stand-in at 127.0.0.1", "llama3", "not gated")
     assert base.may_download and base.trouble is None and base.skeleton.config.model_type == "llama"
     assert base.size_gb == pytest.approx(size)
@@ -155,5 +155,5 @@ def test_a_whole_base_is_fetched_without_its_pickles(hub, base_of_its_own):
     fetched = bases.fetch_base("learner/breakable", publish())
     assert (fetched / "tokenizer.json").exists() and not (fetched / "pytorch_model.bin").exists()
     assert bases.fetch_base(str(folder), None) == folder
-    commit, _ = hub_access.resolve_revision(stand_ins.BASE_MODEL)
+    commit = hub_access.describe_repository(stand_ins.BASE_MODEL).commit
     model_loading.load_base(str(bases.fetch_base(stand_ins.BASE_MODEL, commit)), torch.float32)

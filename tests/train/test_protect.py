@@ -89,8 +89,8 @@ def adapter(trainer) -> torch.Tensor:
 
 def test_a_plan_names_what_the_run_is_made_of(runs):
     plan = runs.plan
-    assert plan.base.commit == hub_access.resolve_revision(BASE)[0] and plan.data.mix is None
-    assert plan.data.commit == hub_access.resolve_revision("mlabonne/orpo-dpo-mix-40k", "v1.0", "dataset")[0]
+    assert plan.base.commit == hub_access.describe_repository(BASE).commit and plan.data.mix is None
+    assert plan.data.commit == hub_access.describe_repository("mlabonne/orpo-dpo-mix-40k", "dataset", "v1.0").commit
     assert plan.micro_batch * plan.accumulation == 8 and "q_proj" in plan.target_modules
     assert plan.more == {"seed": 1}
 

@@ -98,7 +98,7 @@ def check_chat(
     preflight.stop_if_red(checks)
     commit = None
     if space_repo:
-        commit, _ = hub.resolve_revision(published, token=token)
+        commit = hub.describe_repository(published, token=token).commit
         hub.create_repository(space_repo, token, private, "space")
     places = {"space": artifacts / "space", "gguf": folder / f"{published.split('/')[-1]}.gguf"}
     four_bit = precision == "4-bit"

@@ -86,7 +86,7 @@ def check_models(models: Models, precision: str, batch_size: int, push: bool, to
     display(preflight.as_table(checks))
     preflight.stop_if_red(checks)
     for repo_id in repositories:
-        hub.resolve_revision(repo_id, token=token)  # stops if notebook 05 has not made it
+        hub.describe_repository(repo_id, token=token)  # stops if notebook 05 has not made it
     return precision
 
 
