@@ -328,7 +328,7 @@ def test_the_quiz_tells_where_to_look(page):
     page.output("04_quiz").last.screenshot(path=SCREENSHOTS / f"04_quiz_{'classic' if CLASSIC else 'lab'}.png")
     names = '("healthy", "rate x 0.01", "rate x 100", "beta 0.01", "beta 5", "labels swapped", "prompt as answer")'
     page.rewrite("04_answer", f'check(dict(zip("ABCDEFG", {names})))')
-    answer.get_by_text("Not yet right:").first.wait_for()
+    answer.get_by_text("Not yet right").first.wait_for()
 
 
 def test_the_memory_calculator_says_whether_it_fits(page):

@@ -69,7 +69,7 @@ def read_offline(path: str | Path) -> WandbRun:
         FileNotFoundError: there is no such file, or the folder does not hold exactly one run.
         ValueError: the file is not W&B's, or is damaged.
     """
-    name, group, state, config, rows = "", "", None, {}, []
+    name, group, state, values, rows = "", "", None, {}, []
     for record in _records(_find(Path(path))):
         kind = record.WhichOneof("record_type")
         if kind == "history":
@@ -79,14 +79,14 @@ def read_offline(path: str | Path) -> WandbRun:
         elif kind == "run":
             name, group = record.run.display_name, record.run.run_group
             for item in record.run.config.update:
-                _store(config, item)
+                _store(values, item)
         elif kind == "config":
             for item in record.config.update:
-                _store(config, item)
+                _store(values, item)
         elif kind == "exit":
             state = "failed" if record.exit.exit_code else "finished"
-    config.pop("_wandb", None)  # the client's notes about itself
-    return WandbRun(name, group, state, config, rows)
+    values.pop("_wandb", None)  # the client's notes about itself
+    return WandbRun(name, group, state, values, rows)
 
 
 def _store(tree: dict, item) -> None:

@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -86,6 +87,8 @@ def run_notebook(path: Path, output: Path, parameters: dict, environment: dict[s
         raise NameError(f"{path.name} has no parameter {', '.join(unknown)}. It has: {', '.join(known)}.")
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)  # the kernel inherits it
+    sockets = tempfile.TemporaryDirectory(prefix="kernel-")  # of its own: two kernels may run at once
+    over_ipc = {"transport": "ipc", "ip": f"{sockets.name}/k"}  # over TCP a kernel warns of listeners
     try:
         papermill.execute_notebook(
             str(path),
@@ -94,13 +97,14 @@ def run_notebook(path: Path, output: Path, parameters: dict, environment: dict[s
             cwd=str(ROOT),
             kernel_name="python3",
             progress_bar={"desc": path.stem},
-            config=Config({"AsyncKernelManager": {"transport": "ipc"}}),  # over TCP a kernel warns of listeners
+            config=Config({"AsyncKernelManager": over_ipc}),
         )
     except papermill.PapermillExecutionError as error:
         raise NotebookFailed(
             f"{path.name} failed in this cell:\n\n{error.source}\n\n{error.ename}: {error.evalue}"
         ) from error
     finally:
+        sockets.cleanup()
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
@@ -120,11 +124,11 @@ def run_notebook(path: Path, output: Path, parameters: dict, environment: dict[s
 def remove_progress_bars(notebook) -> None:
     """Take finished progress bars, which a page shows at 0 %, and their widgets out of an executed notebook."""
     widgets = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
-    state = widgets.get("state", {})
+    drawn = widgets.get("state", {})
 
     def parts(model_id: str) -> set[str]:
         found = {model_id}
-        for part in re.findall(r"IPY_MODEL_(\w+)", json.dumps(state.get(model_id, {}).get("state", {}))):
+        for part in re.findall(r"IPY_MODEL_(\w+)", json.dumps(drawn.get(model_id, {}).get("state", {}))):
             found |= parts(part)
         return found
 
@@ -136,10 +140,10 @@ def remove_progress_bars(notebook) -> None:
         if not view:
             return False
         inside = parts(view["model_id"])
-        if not any(state.get(part, {}).get("model_name") == "FloatProgressModel" for part in inside):
+        if not any(drawn.get(part, {}).get("model_name") == "FloatProgressModel" for part in inside):
             return False
         for part in inside:
-            state.pop(part, None)
+            drawn.pop(part, None)
         return True
 
     for cell in notebook.cells:

@@ -157,7 +157,8 @@ def write_space(plan: ChatPlan, window: int, examples: list[str]) -> str:
     if gigabytes > 5:  # more than the free hardware answers with in reasonable time
         about["suggested_hardware"] = "l4x1" if plan.four_bit else "a100-large"
     template = str(Path(__file__).with_name("space_card.md"))
-    card = str(SpaceCard.from_template(about, template, **settings, gigabytes=gigabytes, llama=llama))
+    shown = {key: settings[key] for key in ("title", "models", "four_bit")}
+    card = str(SpaceCard.from_template(about, template, **shown, gigabytes=gigabytes, llama=llama))
     (plan.space / "README.md").write_text(card)
     return card
 
