@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 MIRRORS = {"meta-llama/Meta-Llama-3-8B": "NousResearch/Meta-Llama-3-8B"}
@@ -23,6 +23,7 @@ class Repository:
     private: bool = False
     may_read: bool = True  # False: gated, and the token has no access
     files: tuple = ()  # as the Hub lists them, each with `rfilename`, `size`, `lfs` and `blob_id`
+    card: dict = field(default_factory=dict)  # the front matter of its README
 
 
 def describe_repository(
@@ -58,6 +59,7 @@ def describe_repository(
         private=bool(info.private),
         may_read=may_read,
         files=tuple(info.siblings or ()),
+        card=info.card_data.to_dict() if info.card_data else {},
     )
 
 

@@ -1,14 +1,12 @@
-"""How messages become tokens: the chat template, the pad token, and the lengths of a pair.
-
-The template is ChatML with one change: a turn is closed by the base's own end token, and the marker `<|im_start|>` is
-ordinary text. So no token is added, no embedding is resized, and the tuned model stops where the base always stopped.
-"""
+"""How messages become tokens: the chat template, the pad token, and the lengths of a pair."""
 
 import hashlib
 import json
 import re
 from functools import lru_cache
 
+# ChatML, but a turn is closed by the base's own end token, and the marker `<|im_start|>` is ordinary text. So no token
+# is added, no embedding is resized, and the tuned model stops where the base always stopped.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | trim + eos_token }}{% endfor %}"
@@ -25,11 +23,10 @@ def prepare_tokenizer(tokenizer, embedding_rows: int | None = None):
 
 
 def choose_pad_token(tokenizer, embedding_rows: int | None = None) -> str:
-    """Choose a pad token that is not the end token, which would be masked and never learnt, and that has a row already.
+    """Choose a pad token that is not the end token, which would be masked and never learnt.
 
-    Its own, if the vocabulary has it, else a special token that text never holds, else a new one, if the embeddings
-    have more rows (`vocab_size` of the base's configuration) than the tokenizer has tokens: nothing is resized.
-    Raises `ValueError` if there is no end token, or none of these.
+    Its own, if the vocabulary has it, else a special token that text never holds, else a new one, if the base has
+    more `embedding_rows` than the tokenizer has tokens, so that nothing is resized. Otherwise raises `ValueError`.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError(
@@ -53,18 +50,15 @@ def choose_pad_token(tokenizer, embedding_rows: int | None = None) -> str:
 
 
 def render_pair(pair: dict, tokenizer) -> dict[str, str]:
-    """Write a pair as the three texts that are tokenized: prompt with the answer's header, answers with end token.
-
-    Raises `ValueError` if the template does not begin a conversation with its prompt.
-    """
+    """Write a pair as the three texts that are tokenized: prompt with the answer's header, answers with end token."""
     prompt = tokenizer.apply_chat_template(pair["prompt"], tokenize=False, add_generation_prompt=True)
     texts = {"prompt": prompt}
     for side in ("chosen", "rejected"):
         whole = tokenizer.apply_chat_template(pair["prompt"] + pair[side], tokenize=False)
         if not whole.startswith(prompt):
             raise ValueError(
-                f"The chat template of {tokenizer.name_or_path} writes a prompt in another way if an "
-                "answer follows, so no answer can be cut out: use the course's template."
+                f"The chat template of {tokenizer.name_or_path} writes a prompt in another way if an answer follows, "
+                "so no answer can be cut out: use the course's template."
             )
         texts[side] = whole[len(prompt) :]
     return texts
@@ -90,15 +84,13 @@ def batch_lengths(pairs: list[dict], tokenizer) -> list[tuple[int, int, int]]:
     return [(prompt, chosen - prompt, rejected - prompt) for prompt, chosen, rejected in triples]
 
 
-def length_problem(
-    pair: dict, tokenizer, max_length: int, truncate_answers: bool = False, lengths: tuple | None = None
-) -> str | None:
-    """Say why a pair does not fit into the window, or `None` if it does; `lengths` as of `pair_lengths`.
+def length_problem(pair: dict, tokenizer, max_length: int, truncate_answers: bool = False) -> str | None:
+    """Say why a pair does not fit into the window, or `None` if it does.
 
     A prompt that fills the window alone leaves an empty answer, whose mean log-probability is 0 / 0: the stock
     trainer logs loss 0 and margin NaN and trains on. A cut answer teaches the model to stop nowhere.
     """
-    prompt, chosen, rejected = lengths or pair_lengths(pair, tokenizer)
+    prompt, chosen, rejected = pair_lengths(pair, tokenizer)
     if prompt >= max_length:
         return "prompt too long"
     if prompt + max(chosen, rejected) > max_length and not truncate_answers:
@@ -107,10 +99,7 @@ def length_problem(
 
 
 def special_text_problem(pair: dict, tokenizer) -> str | None:
-    """Say that a message holds the text of a special token, or return `None`.
-
-    The tokenizer makes the token of such a text: a `</s>` in a lesson on HTML would end the answer there.
-    """
+    """Say that a message holds the text of a special token: a `</s>` in a lesson on HTML would end the answer there."""
     special = _special_text(tokenizer, len(tokenizer))
     texts = [message["content"] for part in ("prompt", "chosen", "rejected") for message in pair[part]]
     return "text of a special token" if any(special.search(text) for text in texts) else None

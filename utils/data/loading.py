@@ -8,7 +8,7 @@ from pathlib import Path
 from utils import hub
 from utils.data import mix_files
 from utils.data import pairs as pair_rows
-from utils.data.sources import OTHERS, TEXTS, Origin, Source
+from utils.data.sources import OTHERS, TEXTS, Source
 
 FILE_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
@@ -18,7 +18,7 @@ def find_sources(wanted: list[Source], token: str | None, go_on: bool) -> list[S
 
     Raises as `hub.in_one_sentence` does for one that cannot be reached; to `go_on`, it is returned with `left_out`.
     """
-    return _reach(wanted, lambda source: replace(source, origin=find(source, token)), go_on)
+    return _reach(wanted, partial(find, token=token), go_on)
 
 
 def load_sources(found: list[Source], token: str | None, seed: int, go_on: bool) -> list[Source]:
@@ -26,7 +26,7 @@ def load_sources(found: list[Source], token: str | None, seed: int, go_on: bool)
 
     Raises `ValueError` if none is left, or for a column that is missing or of the wrong type.
     """
-    loaded = _reach(found, lambda source: load(source, token, seed), go_on)
+    loaded = _reach(found, partial(load, token=token, seed=seed), go_on)
     if all(source.left_out for source in loaded):
         raise ValueError("No source could be reached: run this cell again, when the network is back.")
     return loaded
@@ -34,7 +34,7 @@ def load_sources(found: list[Source], token: str | None, seed: int, go_on: bool)
 
 def load_items(found: list[Source], token: str | None, go_on: bool) -> list[Source]:
     """Load the items of benchmarks that are found, as their `rows`: a list of texts each, the question first."""
-    return _reach(found, lambda benchmark: replace(benchmark, rows=_items_of(benchmark, token)), go_on)
+    return _reach(found, partial(_load_items_of, token=token), go_on)
 
 
 def _reach(wanted: list[Source], work, go_on: bool) -> list[Source]:
@@ -42,11 +42,8 @@ def _reach(wanted: list[Source], work, go_on: bool) -> list[Source]:
 
     done = []
     for source in tqdm(wanted, desc="Fetching", leave=False):
-        if source.left_out:
-            done.append(source)
-            continue
         try:
-            done.append(work(source))
+            done.append(source if source.left_out else work(source))
         except (FileNotFoundError, PermissionError, ConnectionError) as error:
             if not go_on:
                 way = f"To go on without {source.name}, set MORE['skip_unreachable'] = True."
@@ -55,24 +52,13 @@ def _reach(wanted: list[Source], work, go_on: bool) -> list[Source]:
     return done
 
 
-def find(source: Source, token: str | None = None) -> Origin:
-    """Look a source or benchmark up on the Hub: its commit, licence and size; raises as `hub.in_one_sentence` does."""
+def find(source: Source, token: str | None = None) -> Source:
+    """Look a source or benchmark up on the Hub, and say how many rows should pass its rule there."""
     found = hub.describe_repository(source.repository, "dataset", source.revision, token)
-    if found.commit is None:
-        return Origin(None, found.host, "not stated", 0.0, None)
-    expected = source.in_mix or source.published
+    expected = None if found.commit is None else source.in_mix or source.published
     if expected and found.host.startswith("stand-in"):
-        expected = _card(source.repository, found.commit, token).get("rows_kept", expected)
-    size = sum(file.size or 0 for file in found.files) / 1e9
-    return Origin(found.commit, found.host, found.licence, 0.0 if source.streamed_rows else size, expected)
-
-
-def _card(repository: str, commit: str, token: str | None) -> dict:
-    from huggingface_hub import HfApi
-
-    with hub.in_one_sentence(repository, "dataset", commit):
-        info = HfApi(token=token).dataset_info(repository, revision=commit)
-    return info.card_data.to_dict() if info.card_data else {}
+        expected = found.card.get("rows_kept", expected)
+    return replace(source, origin=found, expected=expected)
 
 
 @contextlib.contextmanager
@@ -110,15 +96,48 @@ def load(source: Source, token: str | None = None, seed: int = 42) -> Source:
     if not source.columns:
         found = {name: name for name in (*TEXTS, "system") if name in rows.column_names}
         source = replace(source, columns=found if {"chosen", "rejected"} <= found.keys() else TEXTS)
+    rows = _take_columns(source, rows, "if one was renamed, name it so in the source's `columns`")
+    for column, what, types in ((source.rating, "numbers", (int, float)), (source.unless, "true or false", (bool,))):
+        for number, value in enumerate(rows[column][:] if column else []):
+            if value is not None and type(value) not in types:
+                raise ValueError(
+                    f"Source {source.name} ({source.repository}): column {column} should hold {what}, and row "
+                    f"{number} (counted from 0) holds {value!r:.80}."
+                )
+    return replace(source, rows=rows)
+
+
+def _take_columns(source: Source, rows, way: str):
     missing = [name for name in source.needs if name not in rows.column_names]
     if missing:
         raise ValueError(
-            f"Source {source.name} ({source.repository}) has no column {', '.join(missing)}. It has "
-            f"{', '.join(sorted(rows.column_names))}: if one was renamed, name it so in the source's `columns`."
+            f"{source.name} ({source.repository}) has no column {', '.join(missing)}. It has "
+            f"{', '.join(sorted(rows.column_names))}: {way}."
         )
-    rows = rows.select_columns(source.needs)
-    _check_types(source, rows)
-    return replace(source, rows=rows)
+    return rows.select_columns(source.needs)
+
+
+def _open(source: Source, token: str | None, seed: int):
+    from datasets import Dataset, load_dataset
+    from datasets.fingerprint import Hasher
+
+    repository, config, split, commit = source.repository, source.config, source.split, source.origin.commit
+    if source.folder is None and source.streamed_rows is None:
+        return load_splits(repository, commit, split, config, token)[0]
+    where = {"data_dir": source.folder, "split": split, "revision": commit, "token": token}
+    if source.streamed_rows is None:
+        return load_dataset(repository, config, **where)
+    stream = load_dataset(repository, config, streaming=True, **where)
+    some = stream.shuffle(seed=seed).take(source.streamed_rows)
+    # Of a commit, the same rows are fetched once; datasets by itself would take each stream for another one.
+    which = [repository, commit, config, source.folder, split, source.streamed_rows, seed]
+    fingerprint = Hasher.hash(which) if commit else None
+    options = {"gen_kwargs": {"stream": some}, "features": stream.features, "fingerprint": fingerprint}
+    return Dataset.from_generator(_rows_of, **options)
+
+
+def _rows_of(stream):
+    yield from stream
 
 
 def load_pairs(
@@ -128,8 +147,6 @@ def load_pairs(
     num_eval_pairs: int,
     max_length: int,
     *,
-    artifacts=None,
-    use_mix: bool = True,
     revision: str = "",
     config: str = "",
     split: str = "train",
@@ -140,16 +157,10 @@ def load_pairs(
 ):
     """Load pairs to train and evaluate on: of a Hub id, perhaps with `@revision`, of a folder, or of a file.
 
-    Notebook 03 calls it through `train.load_pairs`: keep its signature. If the folder `artifacts` holds a mix of
-    notebook 02, that is read, unless `use_mix` is false. A mix's pairs are judged already: they are judged again only
-    for another tokenizer or a shorter window. `num_pairs=None` takes all; `stream_rows` are read of a data set that is
-    too large to be downloaded, if not as many as its source says.
-
-    Returns (`DatasetDict` with train and test, `DataReport`). Raises `ValueError` for rows or names that are wrong, or
-    if nothing is left; FileNotFoundError, PermissionError, ConnectionError as `hub.in_one_sentence` does.
+    `num_pairs=None` takes all; `stream_rows` are read of a data set that is too large to be downloaded, if not as many
+    as its source says. The pairs of a mix of notebook 02 are judged again only for another tokenizer or a shorter
+    window. Returns (`DatasetDict` with train and test, `DataReport`), and raises as `split_pairs` and `hub` do.
     """
-    if use_mix and artifacts is not None and (Path(artifacts) / "mix" / "report.json").is_file():
-        dataset, revision = str(Path(artifacts) / "mix"), ""
     if "@" in dataset and not Path(dataset).exists():
         dataset, revision = dataset.split("@", 1)
     found = hub.describe_repository(dataset, "dataset", revision or None, token)
@@ -157,41 +168,25 @@ def load_pairs(
     judge = partial(pair_rows.judge_pair, tokenizer=tokenizer, max_length=max_length, truncate_answers=truncate_answers)
     if mix is not None and mix_files.is_judged(mix, dataset, tokenizer, max_length):
         judge = _trust
-    rows, test_rows = load_rows(dataset, found.commit, split, config or None, stream_rows or None, token, seed)
+    known = [source for source in OTHERS if source.streamed_rows and source.repository == dataset]
+    if known:
+        source = replace(known[0], streamed_rows=stream_rows or known[0].streamed_rows, origin=found)
+        rows, test_rows = load(source, token, seed).rows, None
+        rows = rows.rename_columns({theirs: ours for ours, theirs in source.columns.items()})
+    else:
+        rows, test_rows = load_splits(dataset, found.commit, split, config or None, token)
     pairs, report = pair_rows.split_pairs(rows, num_pairs, num_eval_pairs, judge, seed, test_rows)
-    origin = {"dataset": dataset, "commit": found.commit, "host": found.host, "licence": found.licence}
-    return pairs, replace(report, origin=origin, mix=mix)
+    name = dataset if found.commit else Path(dataset).name
+    origin = {"dataset": name, "commit": found.commit, "host": found.host, "licence": found.licence}
+    return pairs, replace(report, origin=origin | ({"mix": mix} if mix else {}))
 
 
 def _trust(pair: dict) -> None:
     return None
 
 
-def load_rows(
-    dataset: str,
-    commit: str | None,
-    split: str = "train",
-    config: str | None = None,
-    stream_rows: int | None = None,
-    token: str | None = None,
-    seed: int = 42,
-):
-    """Load raw rows: whole, or of a data set that is too large some; returns them, and those to test on or `None`."""
-    known = [source for source in OTHERS if source.streamed_rows and source.repository == dataset]
-    if not known:
-        return load_splits(dataset, commit, split, config, token)
-    origin = Origin(commit, "", "", 0.0, None)
-    source = replace(known[0], streamed_rows=stream_rows or known[0].streamed_rows, origin=origin)
-    rows = load(source, token, seed).rows
-    return rows.rename_columns({theirs: ours for ours, theirs in source.columns.items()}), None
-
-
 def load_splits(
-    dataset: str,
-    revision: str | None = None,
-    split: str = "train",
-    config: str | None = None,
-    token: str | None = None,
+    dataset: str, revision: str | None = None, split: str = "train", config: str | None = None, token: str | None = None
 ):
     """Load the raw rows to train on, and those to test on, or `None`, of a Hub id, a folder or a file.
 
@@ -229,64 +224,15 @@ def load_splits(
     return parts[split], parts[test] if test != split and test in splits else None
 
 
-def _open(source: Source, token: str | None, seed: int):
-    from datasets import Dataset, load_dataset
-    from datasets.fingerprint import Hasher
-
-    repository, config, split, commit = source.repository, source.config, source.split, source.origin.commit
-    if source.folder is None and source.streamed_rows is None:
-        return load_splits(repository, commit, split, config, token)[0]
-    where = {"data_dir": source.folder, "split": split, "revision": commit, "token": token}
-    if source.streamed_rows is None:
-        return load_dataset(repository, config, **where)
-    stream = load_dataset(repository, config, streaming=True, **where)
-    some = stream.shuffle(seed=seed).take(source.streamed_rows)
-    # Of a commit, the same rows are fetched once; datasets by itself would take each stream for another one.
-    which = [repository, commit, config, source.folder, split, source.streamed_rows, seed]
-    fingerprint = Hasher.hash(which) if commit else None
-    return Dataset.from_generator(
-        _rows_of, gen_kwargs={"stream": some}, features=stream.features, fingerprint=fingerprint
-    )
-
-
-def _rows_of(stream):
-    yield from stream
-
-
-def _check_types(source: Source, rows) -> None:
-    """Stop at a column of scores that are no numbers, or of flags that are neither true nor false."""
-    from datasets import Value
-
-    columns = (
-        (source.rating, "numbers", ("int", "uint", "float", "null"), (int, float)),
-        (source.unless, "true or false", ("bool", "null"), (bool,)),
-    )
-    for column, what, kinds, types in columns:
-        kind = rows.features.get(column)
-        if column is None or isinstance(kind, Value) and kind.dtype.startswith(kinds):
-            continue
-        for number, value in enumerate(rows[column]):  # JSON lines may be right but for one row
-            if value is not None and type(value) not in types:
-                raise ValueError(
-                    f"Source {source.name} ({source.repository}): column {column} should hold {what}, and row "
-                    f"{number} (counted from 0) holds {value!r:.80}."
-                )
-
-
-def _items_of(benchmark: Source, token: str | None) -> list[list[str]]:
-    """Load a benchmark's items, one list of texts each; raises `ValueError` if it has no such column."""
+def _load_items_of(benchmark: Source, token: str | None) -> Source:
     from datasets import load_dataset
 
-    columns, commit = list(benchmark.columns), benchmark.origin.commit
+    commit = benchmark.origin.commit
     where = {"split": benchmark.split, "revision": commit, "token": token}
     with reading(benchmark.repository, commit):
         rows = load_dataset(benchmark.repository, benchmark.config, **where)
-    if missing := set(columns) - set(rows.column_names):
-        raise ValueError(
-            f"Benchmark {benchmark.name} ({benchmark.repository}) has no column {', '.join(sorted(missing))}. It has "
-            f"{', '.join(sorted(rows.column_names))}."
-        )
-    return [[text for column in columns for text in _texts(row[column])] for row in rows.select_columns(columns)]
+    rows = _take_columns(benchmark, rows, "choose other BENCHMARKS")
+    return replace(benchmark, rows=[[text for value in row.values() for text in _texts(value)] for row in rows])
 
 
 def _texts(value) -> list[str]:

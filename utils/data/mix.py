@@ -1,9 +1,10 @@
 """From the rows of many sources to one mix: a ledger that says what became of each.
 
-The ledger is a data frame with one line for every row of every source. A line whose `reason` is empty is kept; each
-step writes its reason into lines that have none yet. So nothing can vanish uncounted.
+The ledger is a data frame with one line for every row of every source. A line without a `reason` is kept, and each step
+writes its reason only into such lines. So nothing can vanish uncounted.
 """
 
+import json
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -17,9 +18,7 @@ BROKEN = "broken row"
 BATCH = 100  # rows that are Python objects at one time, in each process
 SMALL = 2000  # fewer rows are examined sooner than another process is started
 TOKENS = ["prompt_tokens", "chosen_tokens", "rejected_tokens"]
-
-# The steps in their order: what a row is dropped for is the first of these that it trips over.
-REASONS = [
+REASONS = [  # the steps in their order: what a row is dropped for is the first of these that it trips over
     "no score",
     "score too low",
     "in_gsm8k_train",
@@ -38,6 +37,9 @@ REASONS = [
     "near duplicate",
     "over the cap",
 ]
+# What 1,000 pairs that fit into 1,024 tokens hold, each prompt counted twice: modelled from the mix's byte counts,
+# because the run that `train.profiles.Profile.hours` is stated for gives no tokens.
+TOKENS_OF_HOURS = 853_000
 
 
 def check_mix(sources: list[Source], caps: dict[str, float], near_duplicate: float, test_share: float) -> None:
@@ -55,9 +57,8 @@ def start_ledger(sources: list[Source]):
     """Ask each source's rule which of its rows are taken: one line for every row, see `apply_rule`."""
     import pandas as pd
 
-    return pd.concat(
-        [apply_rule(source, source.rows) for source in sources if source.rows is not None], ignore_index=True
-    )
+    parts = [apply_rule(source, source.rows) for source in sources if source.rows is not None]
+    return pd.concat(parts, ignore_index=True)
 
 
 def count_taken(ledger, sources: list[Source]) -> list[dict]:
@@ -65,12 +66,13 @@ def count_taken(ledger, sources: list[Source]) -> list[dict]:
     table = []
     for source in sources:
         lines = ledger[ledger.source == source.name]
-        taken, expected = int(lines.reason.isna().sum()), source.origin and source.origin.expected
-        told = "nothing is published to compare with" if expected is None else "as expected"
-        if expected is not None and taken != expected:
-            told = f"{taken - expected:+,}: the source has changed, or the rule is another one; look at its card"
+        taken = int(lines.reason.isna().sum())
         row = {"source": source.name, "a row is taken if": source.rule, "rows": len(lines), "taken": taken}
-        table.append(row | {"expected": "" if expected is None else expected, "compared": source.left_out or told})
+        row |= {"expected": "", "compared": "nothing is published to compare with"}
+        if source.expected is not None:
+            told = f"{taken - source.expected:+,}: the source has changed, or the rule is another one; look at its card"
+            row |= {"expected": source.expected, "compared": "as expected" if taken == source.expected else told}
+        table.append(row | ({"compared": source.left_out} if source.left_out else {}))
     return table
 
 
@@ -81,14 +83,14 @@ def examine_rows(ledger, sources: list[Source], tokenizer, index: overlap.Benchm
     `match` of a benchmark, and `told`, more about a broken row; `twin` is for the line kept in this one's place.
     """
     import numpy as np
-    from datasets import concatenate_datasets
+    from datasets import concatenate_datasets, disable_progress_bars
     from tqdm.auto import tqdm
 
     if "pair" in ledger:  # the cell runs again
         ledger = start_ledger(sources)
-    loaded = [source for source in sources if source.rows is not None]
+    disable_progress_bars()  # two for each source and process would fill the notebook
     parts = []
-    for source in tqdm(loaded, desc="Examining", leave=False):
+    for source in tqdm([source for source in sources if source.rows is not None], desc="Examining", leave=False):
         parts.append(examine(source, ledger[ledger.source == source.name], tokenizer, index, processes))
     pairs = concatenate_datasets(parts)
     found = pairs.select_columns(["problem", "told", *TOKENS, "hash", "item", "match"]).to_pandas()
@@ -100,70 +102,52 @@ def examine_rows(ledger, sources: list[Source], tokenizer, index: overlap.Benchm
     return ledger.drop(columns="problem"), pairs
 
 
-def examine(source: Source, ledger, tokenizer, index: overlap.BenchmarkIndex, processes: int = 2):
-    """Examine the rows of one source, of which `ledger` is the part: pair, tokens, and what others may compare.
+def examine(source: Source, ledger, tokenizer, index: overlap.BenchmarkIndex, processes: int | None = 2):
+    """Examine the rows of one source that its part of the ledger takes: a data set, memory-mapped, one line each.
 
-    Returns a data set, memory-mapped, one line for each row that the rule took; see `_features`. A row that is no pair
-    has empty `prompt`, `chosen` and `rejected`.
+    A row that is no pair has empty `prompt`, `chosen` and `rejected`.
     """
-    from datasets import Dataset
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from datasets import Dataset, Features, List, Value
 
+    messages, text = List({"role": Value("string"), "content": Value("string")}), Value("string")
+    kinds = {"source": text, "prompt": messages, "chosen": messages, "rejected": messages, "row": Value("int64")}
+    kinds |= {"problem": text, "told": text, **dict.fromkeys(TOKENS, Value("int32")), "hash": Value("float64")}
+    kinds |= {"signature": List(Value("uint32"), length=overlap.PERMUTATIONS), "item": text, "match": text}
     taken = ledger.row[ledger.reason.isna()].to_numpy()
     if not len(taken):
-        return Dataset.from_dict({column: [] for column in _features()}, features=_features())
-    look = partial(_examine, source=replace(source, rows=None), tokenizer=tokenizer, index=index)
-    were_disabled = are_progress_bars_disabled()
-    disable_progress_bars()  # two for each source and process would fill the notebook
-    try:
-        return source.rows.select(taken).map(
-            lambda batch, places: look(batch, taken[places]),
-            with_indices=True,
-            batched=True,
-            batch_size=BATCH,
-            num_proc=processes if len(taken) > SMALL else None,
-            remove_columns=source.rows.column_names,
-            features=_features(),
-            load_from_cache_file=False,  # the cache would not notice that this code has changed
-        )
-    finally:
-        if not were_disabled:
-            enable_progress_bars()
-
-
-def _features():
-    from datasets import Features, List, Value
-
-    messages = List({"role": Value("string"), "content": Value("string")})
-    return Features(
-        {
-            "source": Value("string"),
-            **{part: messages for part in ("prompt", "chosen", "rejected")},
-            "row": Value("int64"),
-            "problem": Value("string"),
-            "told": Value("string"),
-            **{column: Value("int32") for column in TOKENS},
-            "hash": Value("float64"),
-            "signature": List(Value("uint32"), length=overlap.PERMUTATIONS),
-            "item": Value("string"),
-            "match": Value("string"),
-        }
+        return Dataset.from_dict({column: [] for column in kinds}, features=Features(kinds))
+    look = partial(_examine, source=replace(source, rows=None), tokenizer=tokenizer, index=index, columns=list(kinds))
+    return source.rows.select(taken).map(
+        lambda batch, places: look(batch, taken[places]),
+        with_indices=True,
+        batched=True,
+        batch_size=BATCH,
+        num_proc=processes if len(taken) > SMALL else None,
+        remove_columns=source.rows.column_names,
+        features=Features(kinds),
+        load_from_cache_file=False,  # the cache would not notice that this code has changed
     )
 
 
-def _examine(batch: dict, numbers, source: Source, tokenizer, index) -> dict[str, list]:
-    found = [_pair_of(source, dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)]
+def _examine(batch: dict, numbers, source: Source, tokenizer, index, columns: list[str]) -> dict[str, list]:
+    found = []
+    for number, values in zip(numbers, zip(*batch.values(), strict=True), strict=True):
+        line = _read(source, dict(zip(batch, values, strict=True)))
+        found.append(line | {"source": source.name, "row": int(number)})
     whole = [line for line in found if line["prompt"]]
     for line, lengths in zip(whole, chat_format.batch_lengths(whole, tokenizer), strict=True):
+        line |= dict(zip(TOKENS, lengths, strict=True))
         line["problem"] = pair_rows.text_problem(line, tokenizer)
         line["hash"] = pair_rows.prompt_hash(line)
-        line |= dict(zip(TOKENS, lengths, strict=True)) | _compare(line, index)
-    for line, number in zip(found, numbers, strict=True):
-        line |= {"source": source.name, "row": int(number)}
-    return {column: [line.get(column) for line in found] for column in _features()}
+        # Prompts are compared without the system message, which thousands share
+        talk = [message["content"] for message in line["prompt"] if message["role"] != "system"]
+        answers = [line[side][0]["content"] for side in ("chosen", "rejected")]
+        line["item"], line["match"] = index.match([*talk, *answers], talk[-1]) or (None, None)
+        line["signature"] = overlap.signature(overlap.numbers([word for text in talk for word in overlap.words(text)]))
+    return {column: [line.get(column) for line in found] for column in columns}
 
 
-def _pair_of(source: Source, row: dict) -> dict:
+def _read(source: Source, row: dict) -> dict:
     import numpy as np
 
     nothing = {"prompt": [], "chosen": [], "rejected": [], "signature": np.zeros(overlap.PERMUTATIONS, np.uint32)}
@@ -172,25 +156,16 @@ def _pair_of(source: Source, row: dict) -> dict:
     except NotAPair as error:
         return nothing | {"problem": str(error)}
     except ValueError as error:
-        return nothing | {"problem": BROKEN, "told": str(error).split(". The row has")[0]}
+        return nothing | {"problem": BROKEN, "told": _first_sentence(error)}
 
 
-def _compare(pair: dict, index) -> dict:
-    """Note what a pair is compared by: the words of the talk without its system message, which thousands share."""
-    talk = [message["content"] for message in pair["prompt"] if message["role"] != "system"]
-    answers = [pair[side][0]["content"] for side in ("chosen", "rejected")]
-    item, match = index.match([*talk, *answers], talk[-1]) or (None, None)
-    found = [word for text in talk for word in overlap.words(text)]
-    return {"signature": overlap.signature(overlap.numbers(found)), "item": item, "match": match}
+def _first_sentence(error: ValueError) -> str:
+    return str(error).split(". The row has")[0]
 
 
 def share_lost(path, windows=(512, 768, 1024, 1536, 2048)) -> list[dict]:
     """Say of the real pairs whose tokens a file lists what share each window would cost, and of what answers."""
-    import json
-
-    lengths = [
-        (prompt + max(chosen, rejected), chosen) for prompt, chosen, rejected in json.loads(path.read_text())["pairs"]
-    ]
+    lengths = [(prompt + max(answers), answers[0]) for prompt, *answers in json.loads(path.read_text())["pairs"]]
     table = []
     for window in windows:
         kept = [chosen for whole, chosen in lengths if whole <= window]
@@ -202,10 +177,7 @@ def share_lost(path, windows=(512, 768, 1024, 1536, 2048)) -> list[dict]:
 
 
 def drop_rows(ledger, lines, reason) -> int:
-    """Give lines of the ledger, in place, a reason, if they have none yet, and return how many.
-
-    `lines` is a boolean for each; `reason` one text, or one for each line.
-    """
+    """Give `lines` (a boolean each) of the ledger a reason, or each its own, if they have none yet; return how many."""
     lines = lines & ledger.reason.isna()
     ledger.loc[lines, "reason"] = reason if isinstance(reason, str) else reason[lines]
     return int(lines.sum())
@@ -214,8 +186,8 @@ def drop_rows(ledger, lines, reason) -> int:
 def drop_copies(ledger, pairs, sources: list[Source], threshold: float) -> dict[str, int]:
     """Drop all but the best rated of the lines with one prompt, then of those with similar ones; count both.
 
-    `threshold` is the Jaccard similarity of 5-word runs, see `overlap.find_near_duplicates`. The line that is kept in
-    a dropped one's place goes into `twin`.
+    `threshold` is the Jaccard similarity of 5-word runs. The line that is kept in a dropped one's place goes into
+    `twin`.
     """
     counts = {}
     looks = {"same prompt": same_prompts, "near duplicate": partial(near_duplicates, pairs=pairs, threshold=threshold)}
@@ -253,10 +225,9 @@ def near_duplicates(ledger, pairs, order, threshold: float):
 
 
 def over_caps(ledger, caps: dict[str, float], seed: int):
-    """Choose by a seeded draw what is too much of a source; a boolean for each line.
+    """Choose what is too much of a source, a boolean for each line; a cap is rows (an integer), or a share up to 1.0.
 
-    `caps` are source -> the most rows of it, an integer, or the share of its rows, up to 1.0. The draw gives every row
-    of a source its place in the queue, whatever else was dropped.
+    A seeded draw gives every row of a source its place in the queue, whatever else was dropped.
     """
     import numpy as np
     import pandas as pd
@@ -272,9 +243,9 @@ def over_caps(ledger, caps: dict[str, float], seed: int):
 
 
 def split_mix(ledger, test_share: float) -> None:
-    """Write into the ledger on which side each kept pair falls, by the hash of its prompt alone.
+    """Write into the ledger's `split` "train" or "test" for what is kept, by the hash of its prompt alone.
 
-    Its column `split` becomes "train", "test", or `None` for what is dropped. Raises `ValueError` if a side is empty.
+    Raises `ValueError` if a side is empty.
     """
     kept = ledger.reason.isna()
     ledger["split"] = None
@@ -326,7 +297,7 @@ def shared_phrases(ledger, most: int = 20):
 
 
 def compare_flags(sources: list[Source], questions: Source):
-    """Count the rows that a source flags as GSM8K training questions, and those found by 13 words: a table, or `None`.
+    """Count the rows that a source flags as GSM8K training questions, and those that 13 words find: a table.
 
     `questions` is `GSM8K_TRAIN` with its items. `None` if no source has such a flag, or if one is out of reach.
     """
@@ -336,9 +307,9 @@ def compare_flags(sources: list[Source], questions: Source):
     if not flagged or questions.left_out:
         return None
     index = overlap.BenchmarkIndex({GSM8K_TRAIN.name: questions.rows})
-    asked = flagged[0].rows.select_columns([flagged[0].columns["prompt"], "in_gsm8k_train"]).to_pandas()
-    found = [index.match([question], question) is not None for question in asked.iloc[:, 0]]
-    flag = asked["in_gsm8k_train"].rename("flagged by the source")
+    rows = flagged[0].rows
+    found = [index.match([asked], asked) is not None for asked in rows[flagged[0].columns["prompt"]]]
+    flag = pd.Series(rows["in_gsm8k_train"][:], name="flagged by the source")
     return pd.crosstab(flag, pd.Series(found, name="found by 13 words"))
 
 
@@ -346,15 +317,21 @@ def lost_examples(ledger, read) -> list[dict]:
     """Show the first row that each source lost for each reason; `read` is of `row_reader`. Rows of a table."""
     found = []
     for (name, reason), lines in ledger[ledger.reason.notna()].groupby(["source", "reason"], sort=False):
-        line = lines.iloc[0]
+        row = int(lines.row.iloc[0])
         try:
-            text = read(name, int(line.row))["prompt"][-1]["content"]
+            text = read(name, row)["prompt"][-1]["content"]
         except ValueError as error:
-            text = str(error).split(". The row has")[0]
-        entry = {"source": name, "dropped for": reason, "rows": len(lines), "row": int(line.row)}
+            text = _first_sentence(error)
+        entry = {"source": name, "dropped for": reason, "rows": len(lines), "row": row}
         found.append(entry | {"for example": text[:100]})
-    order = {reason: place for place, reason in enumerate(REASONS)}
-    return sorted(found, key=lambda entry: order.get(entry["dropped for"], len(order)))
+    order = in_order(ledger.reason.dropna())
+    return sorted(found, key=lambda entry: order.index(entry["dropped for"]))
+
+
+def in_order(found) -> list[str]:
+    """Return the different reasons of some lines in the order of the steps, then those that are no step of ours."""
+    found = list(dict.fromkeys(found))
+    return sorted(found, key=lambda reason: REASONS.index(reason) if reason in REASONS else len(REASONS))
 
 
 def account(ledger):
@@ -365,13 +342,11 @@ def account(ledger):
     """
     import pandas as pd
 
-    found = list(ledger["reason"].dropna().unique())
-    columns = [*(reason for reason in dict.fromkeys([*REASONS, *found]) if reason in found), "kept"]
-    outcome = ledger["reason"].astype(object).where(ledger["reason"].notna(), "kept")
-    sources = ledger["source"].astype(object)
-    names = sources.dropna().unique()
-    table = pd.crosstab(sources, outcome).reindex(index=names, columns=columns, fill_value=0)
-    table.insert(0, "rows in", sources.value_counts().reindex(names))
+    columns = [*in_order(ledger.reason.dropna()), "kept"]
+    outcome = ledger.reason.where(ledger.reason.notna(), "kept")
+    table = pd.crosstab(ledger.source, outcome)
+    table = table.reindex(index=ledger.source.dropna().unique(), columns=columns, fill_value=0)
+    table.insert(0, "rows in", ledger.source.value_counts())
     table.loc["all"] = table.sum()
     lost = table["rows in"] - table[columns].sum(axis="columns")
     if lost.any() or table.loc["all", "rows in"] != len(ledger):
@@ -384,26 +359,21 @@ def account_beside_published(ledger, sources: list[Source]):
     table = account(ledger).set_index("source").T
     rules = ["no score", "score too low", *(source.unless for source in sources)]
     published = {source.name: source.published or 0 for source in sources}
-    taken = table.loc["rows in"] - table.loc[[step for step in table.index if step in rules]].sum()
-    table.loc["taken by the rule"] = taken
+    table.loc["taken by the rule"] = table.loc["rows in"] - table[table.index.isin(rules)].sum()
     table.loc["published, of the real one"] = [published.get(name, sum(published.values())) for name in table]
     table = table.astype(object).map(lambda count: f"{count:,}" if count else "")
     return table.rename_axis("step").rename_axis(None, axis="columns").reset_index()
 
 
-# What 1,000 pairs that fit into 1,024 tokens hold, each prompt counted twice: modelled from the mix's byte counts, for
-# the run that `train.profiles.Profile.hours` is stated for gives no tokens.
-TOKENS_OF_HOURS = 853_000
-
-
 def token_budget(ledger, hours: dict[str, float]) -> list[dict]:
     """Predict what one epoch costs on 1,000 pairs like the train pairs, and on all of them: rows of a table.
 
-    The stock trainer reads a prompt beside each answer; `hours` are those of 1,000 pairs on each card.
+    The stock trainer reads a prompt with each answer; `hours` are those of 1,000 pairs on each card.
     """
-    prompt, chosen, rejected = ledger.loc[ledger["split"] == "train", TOKENS].dropna().mean()
+    trained = ledger[ledger["split"] == "train"]
+    prompt, chosen, rejected = trained[TOKENS].mean()
     table = []
-    for pairs in (1000, int((ledger["split"] == "train").sum())):
+    for pairs in (1000, len(trained)):
         distinct = pairs * (prompt + chosen + rejected)
         stock = distinct + pairs * prompt
         row = {"pairs": f"{pairs:,}", "tokens, prompts twice": f"{stock:,.0f}", "prompts once": f"{distinct:,.0f}"}

@@ -15,18 +15,16 @@ LEDGER = ["source", "row", "rating", "reason", "told", "twin", "item", "match", 
 def check_place(sources, base, folder, repo_id: str, token: str | None) -> list:
     """Check what would stop a mix later, as lines of `preflight`: the base's licence, the disk, the right to push.
 
-    `sources` are found, `base` is of `hub.describe_repository`, and an empty `repo_id` pushes nothing. The disk holds
-    what is downloaded, and the same rows again, uncompressed, as they are read and as they are examined.
+    `sources` are found, `base` is of `hub.describe_repository`, and an empty `repo_id` pushes nothing.
     """
     from utils import preflight
 
-    size_gb = sum({source.origin.commit: source.origin.download_gb for source in sources if source.origin}.values())
+    size_gb = sum({source.origin.commit: source.download_gb for source in sources if source.origin}.values())
+    # What is downloaded, and the same rows again, uncompressed, as they are read and as they are examined
+    places = [(5 * size_gb, hub.cache_folder(), "sources and benchmarks"), (size_gb, folder, "the mix")]
     lines = [preflight.Check("licence", base.may_read, f"{base.name}: {base.licence}", hub.way_in(base.name))]
-    lines += preflight.check_disk(
-        [(5 * size_gb, hub.cache_folder(), "sources and benchmarks"), (size_gb, folder, "the mix")]
-    )
     identity = hub.hub_identity(token) if repo_id else None
-    return lines + preflight.check_writing(identity, [repo_id] if repo_id else [])
+    return lines + preflight.check_disk(places) + preflight.check_writing(identity, [repo_id] if repo_id else [])
 
 
 def own_repository(repo_id: str, token: str | None) -> str:
@@ -40,15 +38,14 @@ def mix_report(ledger, sources, benchmarks, tokenizer, base, parameters: dict) -
 
     `sources` and `benchmarks` are those asked for, also those out of reach; `base` has the tokenizer's name and commit.
     """
-    names = ledger["item"].dropna().str.rsplit(" ", n=1).str[0]
+    counted = {"repository": base.name, "revision": base.commit, "fingerprint": chat_format.fingerprint(tokenizer)}
+    if base.commit is None:  # a folder's path is nobody else's business
+        counted["repository"] = Path(base.name).name
+    items = ledger["item"].dropna().str.rsplit(" ", n=1).str[0]  # of the rows that hold one, whatever dropped them
     return {
         "sources": {source.name: _count_source(ledger[ledger.source == source.name], source) for source in sources},
-        "benchmarks": {benchmark.name: _count_benchmark(names, benchmark) for benchmark in benchmarks},
-        "tokenizer": {
-            "repository": base.name,
-            "revision": base.commit,
-            "fingerprint": chat_format.fingerprint(tokenizer),
-        },
+        "benchmarks": {it.name: _count_benchmark(int((items == it.name).sum()), it) for it in benchmarks},
+        "tokenizer": counted,
         "parameters": parameters,
         "versions": environment.versions(),
     }
@@ -60,24 +57,21 @@ def _count_source(lines, source) -> dict:
     entry = {"repository": repository, "rule": source.rule, "published": source.published}
     if source.left_out:
         return entry | {"left_out": source.left_out}
-    dropped = {reason: int(number) for reason, number in lines.reason.value_counts().items()}
-    entry |= {"revision": origin.commit, "host": origin.host, "licence": origin.licence}
-    entry |= {"taken": int((lines.pair >= 0).sum()), "expected": origin.expected}
+    entry |= {"revision": origin.commit, "host": origin.host, "licence": origin.licence or "not stated"}
+    entry |= {"taken": int((lines.pair >= 0).sum()), "expected": source.expected, "rows": len(lines)}
     entry |= {split: int((lines.split == split).sum()) for split in ("train", "test")}
-    if len(lines) != entry["train"] + entry["test"] + sum(dropped.values()):
-        raise ValueError(
-            f"Rows of {source.name} vanished: {len(lines)} came in, and {entry | dropped} are accounted for."
-        )
-    return entry | {"rows": len(lines), "dropped": dropped}
+    entry["dropped"] = {reason: int(number) for reason, number in lines.reason.value_counts().items()}
+    if len(lines) != entry["train"] + entry["test"] + sum(entry["dropped"].values()):
+        raise ValueError(f"Rows of {source.name} vanished: {len(lines)} came in, and {entry} are accounted for.")
+    return entry
 
 
-def _count_benchmark(names, benchmark) -> dict:
-    """Count items, and the rows that hold one of them, for whatever reason they are dropped."""
+def _count_benchmark(rows: int, benchmark) -> dict:
     entry = {"repository": benchmark.repository, "split": benchmark.split}
     if benchmark.left_out:
         return entry | {"left_out": benchmark.left_out}
-    entry |= {"revision": benchmark.origin.commit, "host": benchmark.origin.host, "items": len(benchmark.rows)}
-    return entry | {"rows": int((names == benchmark.name).sum())}
+    entry |= {"revision": benchmark.origin.commit, "host": benchmark.origin.host}
+    return entry | {"items": len(benchmark.rows), "rows": rows}
 
 
 def write_mix(folder: Path, pairs, ledger, report: dict) -> dict:
@@ -89,22 +83,20 @@ def write_mix(folder: Path, pairs, ledger, report: dict) -> dict:
     (folder / "report.json").unlink(missing_ok=True)  # it is written last: a mix without one is not whole
     sha256 = {}
     for split in ("train", "test"):
-        chosen = pairs.select(ledger.pair[ledger.split == split].sort_values())
         path = folder / f"{split}.parquet"
+        chosen = pairs.select(ledger.pair[ledger.split == split].sort_values())
         chosen.select_columns(PAIR).to_parquet(path)
         sha256[path.name] = _sha256(path)
     ledger[LEDGER].to_parquet(folder / "ledger.parquet", index=False)
     sources = [entry for entry in report["sources"].values() if "rows" in entry]
     totals = {key: sum(entry[key] for entry in sources) for key in ("rows", "train", "test")}
     report = {"totals": totals, **report, "sha256": sha256}
-    if report["tokenizer"]["revision"] is None:  # a folder's path is nobody else's business
-        report["tokenizer"] = report["tokenizer"] | {"repository": Path(report["tokenizer"]["repository"]).name}
     (folder / "README.md").write_text(data_card(report))
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 
 
-def data_card(report: dict, title: str = "A mix of preference pairs") -> str:
+def data_card(report: dict) -> str:
     """Write a data card from a report, on the template `data_card.md`; returns Markdown with YAML front matter."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
@@ -114,12 +106,13 @@ def data_card(report: dict, title: str = "A mix of preference pairs") -> str:
     data = DatasetCardData(
         source_datasets=[entry["repository"] for entry in report["sources"].values() if entry.get("revision")],
         license="other",
+        license_name="those-of-the-sources",
         task_categories=["text-generation"],
+        tags=["preference", "orpo", "dpo"],
+        configs=[{"config_name": "default", "description": f"sha256: {bytes_of}", "data_files": splits}],
     )
-    data["license_name"], data["tags"] = "those-of-the-sources", ["preference", "orpo", "dpo"]
-    data["configs"] = [{"config_name": "default", "description": f"sha256: {bytes_of}", "data_files": splits}]
     template = Path(__file__).with_name("data_card.md")
-    return str(DatasetCard.from_template(data, str(template), title=title, report=report))
+    return str(DatasetCard.from_template(data, str(template), title="A mix of preference pairs", report=report))
 
 
 def find_report(dataset: str, commit: str | None, token: str | None = None) -> dict | None:
@@ -142,11 +135,11 @@ def find_report(dataset: str, commit: str | None, token: str | None = None) -> d
 
 def is_judged(report: dict, dataset: str, tokenizer, max_length: int) -> bool:
     """Say whether a mix's pairs were judged by this tokenizer and fit into the window; a changed file was not."""
-    told = report["tokenizer"].get("fingerprint"), report["parameters"].get("MAX_LENGTH", max_length + 1)
-    if told[0] != chat_format.fingerprint(tokenizer) or told[1] > max_length:
+    if report["tokenizer"].get("fingerprint") != chat_format.fingerprint(tokenizer):
         return False
     files = [Path(dataset) / name for name in report["sha256"]]
-    return all(_sha256(path) == report["sha256"][path.name] for path in files if path.exists())
+    unchanged = all(_sha256(path) == report["sha256"][path.name] for path in files if path.exists())
+    return unchanged and report["parameters"].get("MAX_LENGTH", max_length + 1) <= max_length
 
 
 def _sha256(path: Path) -> str:
@@ -155,10 +148,7 @@ def _sha256(path: Path) -> str:
 
 
 def push_mix(folder: Path, repo_id: str, token: str | None, private: bool = True) -> str:
-    """Upload a mix as a data set in one commit, and return the commit, 40 hex digits.
-
-    Raises `FileNotFoundError` if the folder holds no whole mix, and what `hub.in_one_sentence` raises.
-    """
+    """Upload a mix as a data set in one commit, and return the commit, 40 hex digits; raises as `hub` does."""
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} holds no whole mix: it has no {', '.join(missing)}. Write the mix first.")
     hub.create_repository(repo_id, token, private, "dataset")

@@ -1,7 +1,6 @@
 """Words that two texts share: near duplicates by MinHash, and benchmark items by runs of 13 words.
 
-Both begin alike: a text becomes numbers, one for each word, and numbers are compared by the thousand. Left out:
-languages that put no space between words, where a sentence counts as one word.
+Left out: languages that put no space between words, where a sentence counts as one word.
 """
 
 import re
@@ -50,10 +49,10 @@ def _empty_sketch():
 
 
 def signature(of_words):
-    """Return the MinHash signature of a text's 5-word runs, or of the whole text if it is shorter: uint32 of (128,).
+    """Return the MinHash signature, uint32 of (128,), of the 5-word runs of `numbers`, or of all if they are fewer.
 
     The share of equal places in two signatures estimates the Jaccard similarity of the two sets of runs, with a
-    standard deviation of at most 0.044. `of_words` is of `numbers`.
+    standard deviation of at most 0.044.
     """
     import numpy as np
 
@@ -64,9 +63,7 @@ def signature(of_words):
 
 
 def bands(threshold: float) -> tuple[int, int]:
-    """Choose (bands, numbers in each) that cut signatures: the longest bands that see 94 % of pairs at a threshold.
-
-    Longer bands let through fewer pairs that are then compared in vain: those at 0.8 see a pair at 0.5 with 6 %.
+    """Choose (bands, numbers in each): the longest bands that see 94 % of pairs at a threshold, and few far below.
 
     Example:
         >>> bands(0.8), bands(0.5)
@@ -79,10 +76,9 @@ def bands(threshold: float) -> tuple[int, int]:
 
 
 def find_near_duplicates(signatures, order, threshold: float = 0.8):
-    """Find for each text the better one that it nearly repeats, or -1.
+    """Find for each text the better one that it nearly repeats, or -1; `signatures` is uint32 of shape (texts, 128).
 
-    Every text of `order`, the best first, is looked up among those kept so far, in a locality-sensitive hash: only
-    texts that agree in one of its `bands` are compared at all. `signatures` is uint32 of shape (texts, 128).
+    Every text of `order`, the best first, is compared with those kept so far that agree with it in one of the `bands`.
     """
     import numpy as np
     from datasketch import LeanMinHash, MinHashLSH
@@ -115,19 +111,21 @@ class BenchmarkIndex:
     def __init__(self, benchmarks: dict[str, list[list[str]]]):
         import numpy as np
 
-        self.labels = [f"{name} {number}" for name, items in benchmarks.items() for number in range(len(items))]
-        long, owners, short = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)], {}
-        texts_of = [texts for items in benchmarks.values() for texts in items]
-        for item, texts in enumerate(texts_of):
-            for place, text in enumerate(texts):
-                found = numbers(words(text))
-                if len(found) >= RUN:
-                    long.append(runs(found, RUN))
-                    owners.append(np.full(len(long[-1]), item, dtype=np.int32))
-                elif place == 0 and len(found):
-                    short.setdefault(int(runs(found, len(found))[0]), item)
+        self.labels, self.short = ["none"], {}
+        long, owners = [np.zeros(1, np.uint64)], [np.zeros(1, np.int32)]  # a run that no text has
+        for name, items in benchmarks.items():
+            for number, texts in enumerate(items):
+                item = len(self.labels)
+                self.labels.append(f"{name} {number}")
+                for place, text in enumerate(texts):
+                    found = numbers(words(text))
+                    if len(found) >= RUN:
+                        long.append(runs(found, RUN))
+                        owners.append(np.full(len(long[-1]), item, dtype=np.int32))
+                    elif place == 0 and len(found):
+                        self.short.setdefault(int(runs(found, len(found))[0]), item)
         self.runs, first = np.unique(np.concatenate(long), return_index=True)
-        self.items, self.short = np.concatenate(owners)[first], short
+        self.items = np.concatenate(owners)[first]
 
     def match(self, texts: list[str], question: str = "") -> tuple[str, str] | None:
         """Find the longest run of words that texts share with an item: (name of the item, the words), or `None`.
@@ -139,8 +137,6 @@ class BenchmarkIndex:
         best, item = [], None
         for text in map(words, texts):
             found = runs(numbers(text), RUN)
-            if not len(found) or not len(self.runs):
-                continue
             where = np.minimum(np.searchsorted(self.runs, found), len(self.runs) - 1)
             hits = np.flatnonzero(self.runs[where] == found)
             if len(hits):

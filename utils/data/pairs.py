@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 
 from utils.data import chat_format
 from utils.environment import course_prompts
@@ -28,7 +27,6 @@ class NotAPair(ValueError):
 def to_pair(row: dict) -> dict:
     """Bring a row of one of the four `FORMS` into the course's form: the prompt is all before the last assistant turn.
 
-    A `prompt` column next to whole conversations repeats what they begin with: kept, it would be trained on twice.
     Raises `NotAPair` if the two sides do not answer one prompt, and `ValueError` for another form, naming the column.
 
     Example:
@@ -136,28 +134,22 @@ class DataReport:
     """Where pairs come from, and the ledger: every row examined is kept in a split, or has the reason for which not."""
 
     ledger: object  # pandas.DataFrame with source, row, split, reason, and prompt, which is its beginning
-    origin: dict = field(default_factory=dict)  # dataset, commit, host and licence
-    mix: dict | None = None  # the report of notebook 02, if the data are a mix of it
+    origin: dict = field(default_factory=dict)  # dataset, commit, host, licence, and mix, the report of notebook 02
 
     def as_dict(self) -> dict:
-        """Return the account ready for JSON; of a local path only the last part."""
-        origin = dict(self.origin)
-        if origin and origin["commit"] is None:
-            origin["dataset"] = Path(origin["dataset"]).name
+        """Return the account ready for JSON."""
         dropped = self.ledger[self.ledger.reason.notna()]
-        told = origin | {
+        return self.origin | {
             "examined": len(self.ledger),
             "kept": self.ledger.split.value_counts().to_dict(),
             "dropped": dropped.reason.value_counts().to_dict(),
             "examples": dropped.drop_duplicates("reason").set_index("reason").prompt.to_dict(),
         }
-        return told | {"mix": self.mix} if self.mix else told
 
     def __str__(self) -> str:
         told = self.as_dict()
         lines = [f"examined {told['examined']:>6}"]
-        for split, count in told["kept"].items():
-            lines.append(f"kept     {count:>6}  {split}")
+        lines += [f"kept     {count:>6}  {split}" for split, count in told["kept"].items()]
         for reason, count in told["dropped"].items():
             lines.append(f"dropped  {count:>6}  {reason}, e.g. {told['examples'][reason]!r}")
         return "\n".join(lines)
@@ -169,40 +161,34 @@ def split_pairs(
     """Choose pairs to train and to evaluate on, so that no prompt is on both sides.
 
     Rows are examined in a seeded random order until there are enough; `num_train=None` takes all. The hash of its
-    prompt decides a pair's side; of small data at most a fifth is held out. `eval_rows` are those of a test split, if
-    the data set has one: then all of `rows` may be trained on.
-
-    Returns (`DatasetDict` with train and test, `DataReport`). Raises `ValueError` for a row of no known form, naming
-    it, or if a side is empty, with the account.
+    prompt decides a pair's side; of small data at most a fifth is held out. With `eval_rows`, those of a test split,
+    all of `rows` may be trained on. Returns (`DatasetDict` with train and test, `DataReport`). Raises `ValueError` for
+    a row of no known form, or if a side is empty, with the account.
     """
+    import numpy as np
     import pandas as pd
     from datasets import Dataset, DatasetDict
+    from tqdm.auto import tqdm
 
     wanted = {"train": len(rows) if num_train is None else num_train, "test": num_eval}
     share = 0.0 if eval_rows is not None else min(num_eval / max(1, min(sum(wanted.values()), len(rows))), 0.2)
     chosen, lines, tested = {"train": [], "test": []}, [], set()
-    for row, part, number in _in_seeded_order({"test": eval_rows, "train": rows}, seed):
-        if all(len(chosen[name]) >= wanted[name] for name in chosen):
+    parts = {"test": eval_rows or [], "train": rows}
+    order = []
+    for part, data in parts.items():
+        order += [(part, number) for number in np.random.default_rng(seed).permutation(len(data)).tolist()]
+    for part, number in tqdm(order, desc="Choosing pairs", leave=False):
+        if all(len(chosen[side]) >= wanted[side] for side in chosen):
             break
-        line = {"source": _source_of(row), "row": number, "split": None, "reason": None}
-        try:
-            pair = to_pair(row)
-        except NotAPair as error:
-            pair = None
-            text, line["reason"] = str(row.get("prompt") or row["chosen"]), str(error)
-        except ValueError as error:
-            where = f"Row {number} (counted from 0) of {part}, source {line['source']!r}"
-            raise ValueError(f"{where}: {error}") from error
-        side = part
-        if pair is not None:
-            text, place = pair["prompt"][-1]["content"], prompt_hash(pair)
-            side = "test" if part == "test" or place < share else "train"
+        line = {"source": _source_of(parts[part][number]), "row": number, "split": None, "reason": None}
+        pair, text, line["reason"] = _read(parts[part][number], f"Row {number} (counted from 0) of {part}")
+        place = prompt_hash(pair) if pair else 1.0
+        side = "test" if part == "test" or place < share else "train"
         if len(chosen[side]) >= wanted[side]:
             continue
-        if pair is not None and side == "train" and place in tested:
+        if side == "train" and place in tested:
             line["reason"] = "prompt is evaluated on"
-        elif pair is not None:
-            line["reason"] = judge(pair)
+        line["reason"] = line["reason"] or judge(pair)
         if line["reason"] is None:
             line["split"] = side
             chosen[side].append(pair)
@@ -219,13 +205,12 @@ def split_pairs(
     return DatasetDict({name: Dataset.from_list(pairs) for name, pairs in chosen.items()}), report
 
 
-def _in_seeded_order(parts: dict, seed: int):
-    import numpy as np
-    from tqdm.auto import tqdm
-
-    numbers = {name: np.random.default_rng(seed).permutation(len(part)) for name, part in parts.items() if part}
-    with tqdm(desc="Choosing pairs", total=sum(map(len, numbers.values())), leave=False) as bar:
-        for name, order in numbers.items():
-            for number in order.tolist():
-                bar.update()
-                yield parts[name][number], name, number
+def _read(row: dict, where: str) -> tuple[dict | None, str, str | None]:
+    """Read a row as (pair or `None`, a text to know it by, why it is no pair)."""
+    try:
+        pair = to_pair(row)
+    except NotAPair as error:
+        return None, str(row.get("prompt") or row["chosen"]), str(error)
+    except ValueError as error:
+        raise ValueError(f"{where}, source {_source_of(row)!r}: {error}") from error
+    return pair, pair["prompt"][-1]["content"], None

@@ -1,7 +1,7 @@
 """Where preference pairs and benchmark items come from: repository, columns, rule and mapper of each source.
 
-The seven that `mlabonne/orpo-dpo-mix-40k` names, and four others. The rules stand in the mix's card as prose; their
-expressions are inferred from prose and columns.
+The seven that `mlabonne/orpo-dpo-mix-40k` names, and four others. The mix's card gives the rules as prose; their
+expressions are inferred from it and from the columns.
 """
 
 from collections.abc import Callable
@@ -9,17 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.data.pairs import to_pair
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a repository's rows come from today: what a record of the mix needs."""
-
-    commit: str | None  # None for a local file or folder
-    host: str
-    licence: str
-    download_gb: float
-    expected: int | None  # rows that should pass the rule: as published, or as a stand-in's card says
+from utils.hub import Repository
 
 
 @dataclass(frozen=True)
@@ -41,7 +31,8 @@ class Source:
     streamed_rows: int | None = None  # so many rows of a source that is too large to be downloaded whole
     published: int | None = None  # rows that pass the rule, as the mix's card lists them
     in_mix: int | None = None  # where the mix itself holds another number than its card lists
-    origin: Origin | None = field(default=None, compare=False, repr=False)  # once it is found
+    origin: Repository | None = field(default=None, compare=False, repr=False)  # what the Hub says, once it is found
+    expected: int | None = field(default=None, compare=False, repr=False)  # rows that should pass
     rows: object = field(default=None, compare=False, repr=False)  # a `datasets.Dataset`, once it is loaded
     left_out: str | None = field(default=None, compare=False, repr=False)  # why, if it cannot be reached
 
@@ -54,6 +45,12 @@ class Source:
         if self.unless:
             parts.append(f"not {self.unless}")
         return " and ".join(parts) or "all rows"
+
+    @property
+    def download_gb(self) -> float:
+        """The size of its repository; what is streamed, or on this machine, is no download."""
+        files = () if self.origin is None or self.streamed_rows else self.origin.files
+        return sum(file.size or 0 for file in files) / 1e9
 
     @property
     def needs(self) -> list[str]:
@@ -69,18 +66,13 @@ ANSWERS = {"chosen": "chosen", "rejected": "rejected"}  # whole conversations, w
 TEXTS = {"prompt": "prompt", **ANSWERS}
 SEVEN = [
     Source(
-        "capybara",
-        "argilla/distilabel-capybara-dpo-7k-binarized",
-        columns=ANSWERS,
-        rating="rating_chosen",
-        at_least=5,
-        published=2882,
+        "capybara", "argilla/distilabel-capybara-dpo-7k-binarized", ANSWERS, "rating_chosen", at_least=5, published=2882
     ),
     Source(
         "intel-orca",
         "argilla/distilabel-intel-orca-dpo-pairs",
-        columns={"system": "system", "prompt": "input", **ANSWERS},
-        rating="chosen_score",
+        {"system": "system", "prompt": "input", **ANSWERS},
+        "chosen_score",
         best=10,
         at_least=9,
         unless="in_gsm8k_train",
@@ -89,43 +81,33 @@ SEVEN = [
     Source(
         "ultrafeedback",
         "argilla/ultrafeedback-binarized-preferences-cleaned",
-        columns=ANSWERS,
-        rating="chosen-rating",
+        ANSWERS,
+        "chosen-rating",
         at_least=5,
         published=22799,
     ),
     Source(
         "math",
         "argilla/distilabel-math-preference-dpo",
-        columns={"prompt": "instruction", "chosen": "chosen_response", "rejected": "rejected_response"},
-        rating="chosen_rating",
+        {"prompt": "instruction", "chosen": "chosen_response", "rejected": "rejected_response"},
+        "chosen_rating",
         best=10,
         at_least=9,
         published=2181,
     ),
-    Source("toxic", "unalignment/toxic-dpo-v0.2", columns=TEXTS, published=541),
+    Source("toxic", "unalignment/toxic-dpo-v0.2", TEXTS, published=541),
     # With all 7,985 rows of this one, and only with them, the seven add up to the 39,703 rows that the mix has.
-    Source("prm", "M4-ai/prm_dpo_pairs_cleaned", columns=TEXTS, published=7958, in_mix=7985),
-    Source("truthy", "jondurbin/truthy-dpo-v0.1", columns={"system": "system", **TEXTS}, published=1016),
+    Source("prm", "M4-ai/prm_dpo_pairs_cleaned", TEXTS, published=7958, in_mix=7985),
+    Source("truthy", "jondurbin/truthy-dpo-v0.1", {"system": "system", **TEXTS}, published=1016),
 ]
-OTHERS = [
-    Source(  # version 1.2 of the mix took it instead of capybara
-        "capybara-preferences",
-        "argilla/Capybara-Preferences",
-        columns=ANSWERS,
-        rating="chosen_rating",
-        at_least=5,
-        published=7424,
-    ),
-    Source("dpo-mix-7k", "argilla/dpo-mix-7k", columns=ANSWERS, rating="chosen_rating"),
-    Source("hh-rlhf", "Anthropic/hh-rlhf", columns=ANSWERS),
+STACK_TEXTS = {"prompt": "question", "chosen": "response_j", "rejected": "response_k"}
+OTHERS = [  # version 1.2 of the mix took the first of these instead of capybara
     Source(
-        "stack-exchange",
-        "lvwerra/stack-exchange-paired",
-        columns={"prompt": "question", "chosen": "response_j", "rejected": "response_k"},
-        folder="data/rl",
-        streamed_rows=20_000,
+        "capybara-preferences", "argilla/Capybara-Preferences", ANSWERS, "chosen_rating", at_least=5, published=7424
     ),
+    Source("dpo-mix-7k", "argilla/dpo-mix-7k", ANSWERS, "chosen_rating"),
+    Source("hh-rlhf", "Anthropic/hh-rlhf", ANSWERS),
+    Source("stack-exchange", "lvwerra/stack-exchange-paired", STACK_TEXTS, folder="data/rl", streamed_rows=20_000),
 ]
 
 
@@ -146,7 +128,7 @@ GSM8K_TRAIN = _items("gsm8k train", "openai/gsm8k", "train", "question", config=
 
 
 def choose_sources(names: list[str]) -> list[Source]:
-    """Choose sources by name or Hub id; "mix" is the seven without toxic, and others have columns like `TEXTS`.
+    """Choose sources by name, Hub id or path; "mix" is the seven without toxic, others have columns like `TEXTS`.
 
     Raises `ValueError` for no names, an unknown or a repeated one, naming those there are.
     """
@@ -155,14 +137,18 @@ def choose_sources(names: list[str]) -> list[Source]:
     names = [part for name in names for part in (six if name == "mix" else [name])]
     by_name = {source.repository: source for source in known} | {source.name: source for source in known}
     listed = ", ".join(["mix", *(source.name for source in known)])
-    if unknown := [name for name in names if name not in by_name and "/" not in name and not Path(name).exists()]:
-        raise ValueError(
-            f"SOURCES: {', '.join(unknown)} is no file or folder here, no Hub id like owner/name, and none of {listed}."
-        )
-    chosen = [by_name.get(name) or Source(_called(Path(name)), name) for name in names]
-    found = [source.name for source in chosen]
-    if not chosen:
+    if not names:
         raise ValueError(f"SOURCES is empty: name one or more of {listed}.")
+    chosen = []
+    for name in names:
+        path = Path(name)
+        if name not in by_name and "/" not in name and not path.exists():
+            raise ValueError(
+                f"SOURCES: {name} is no file or folder here, no Hub id like owner/name, and none of {listed}."
+            )
+        called = path.stem if path.is_file() else path.name  # in v0.2, as some Hub ids end, .2 is no suffix
+        chosen.append(by_name.get(name) or Source(called, name))
+    found = [source.name for source in chosen]
     if twice := {name for name in found if found.count(name) > 1}:
         raise ValueError(f"SOURCES has {', '.join(sorted(twice))} twice: take one out, or rename a file.")
     return chosen
@@ -177,28 +163,22 @@ def choose_benchmarks(names: list[str]) -> list[Source]:
     return [known[name] for name in names]
 
 
-def _called(path: Path) -> str:
-    return path.stem if path.is_file() else path.name  # in v0.2, as some Hub ids end, .2 is no suffix
-
-
 def apply_rule(source: Source, rows):
-    """Decide by the source's rule which rows are taken.
+    """Decide by the source's rule which rows are taken: the source's part of the ledger.
 
-    Returns a data frame, the source's part of the ledger: `source`, `row` (its number from 0), `rating` on the
-    source's own scale, and `reason`, why it is dropped, or `None`.
+    A data frame of `source`, `row` (its number from 0), `rating` on the source's own scale, and `reason`, why it is
+    dropped, or `None`.
     """
     import pandas as pd
 
-    asked = [column for column in (source.rating, source.unless) if column]
-    values = rows.select_columns(asked).to_pandas() if asked else None
     ledger = pd.DataFrame({"source": source.name, "row": range(len(rows)), "rating": float("nan")})
     ledger["reason"] = pd.Series(None, index=ledger.index, dtype=object)
     if source.rating:
-        ledger["rating"] = values[source.rating].astype(float)
+        ledger["rating"] = pd.Series(rows[source.rating][:], dtype=float)
     if source.at_least is not None:
         ledger.loc[ledger.rating < source.at_least, "reason"] = "score too low"
         ledger.loc[ledger.rating.isna(), "reason"] = "no score"
     if source.unless:
-        flagged = values[source.unless].eq(True) & ledger.reason.isna()
-        ledger.loc[flagged, "reason"] = source.unless
+        flagged = pd.Series(rows[source.unless][:], dtype=object).eq(True)
+        ledger.loc[flagged & ledger.reason.isna(), "reason"] = source.unless
     return ledger
