@@ -33,7 +33,7 @@ def test_a_file_is_judged_and_every_row_accounted_for(file, tokenizer, capsys):
     reasons = ["equal answers", "empty answer", "prompt too long", "asked by the course", "text of a special token"]
     assert told["dropped"] == dict.fromkeys(reasons, 1)
     assert told["examined"] == 45 and sum(told["kept"].values()) == 40 == len(pairs["train"]) + len(pairs["test"])
-    assert told["dataset"] == "mine.jsonl" and told["commit"] is None and report.mix is None
+    assert told["dataset"] == "mine.jsonl" and told["commit"] is None and "mix" not in told
     assert json.loads(json.dumps(told)) == told and "dropped       1  asked by the course" in str(report)
     assert capsys.readouterr().out == ""
 
@@ -66,15 +66,13 @@ def artifacts(tmp_path, tokenizer):
     return tmp_path
 
 
-def test_a_mix_is_trusted_for_the_tokenizer_and_window_it_was_judged_for(artifacts, tokenizer, file):
-    def empty(max_length=1024, **options):
-        _, report = load_pairs("nobody/nothing", tokenizer, None, 5, max_length, artifacts=artifacts, **options)
-        assert report.mix["totals"] == {"rows": 31}
+def test_a_mix_is_trusted_for_the_tokenizer_and_window_it_was_judged_for(artifacts, tokenizer):
+    def empty(max_length=1024):
+        _, report = load_pairs(str(artifacts / "mix"), tokenizer, None, 5, max_length)
+        assert report.origin["mix"]["totals"] == {"rows": 31}
         return report.as_dict()["dropped"].get("empty answer", 0)
 
     assert empty() == empty(2048) == 0
     assert empty(512) == 1  # a shorter window: all is judged again
     pd.read_parquet(artifacts / "mix" / "train.parquet").to_parquet(artifacts / "mix" / "train.parquet")
     assert empty() == 1  # somebody changed the file
-    _, report = load_pairs(str(file), tokenizer, None, 5, 1024, artifacts=artifacts, use_mix=False)
-    assert report.mix is None and report.as_dict()["dataset"] == "mine.jsonl"

@@ -54,25 +54,25 @@ def write_lines(path, rows) -> str:
 
 
 def load(source: Source, token: str | None = None, seed: int = 42) -> Source:
-    return loading.load(replace(source, origin=loading.find(source, token)), token, seed)
+    return loading.load(loading.find(source, token), token, seed)
 
 
 def test_a_stand_in_is_found_with_commit_host_licence_and_what_its_card_expects(published):
     for source in SEVEN:
-        origin, info = loading.find(source), HfApi().dataset_info(source.repository, files_metadata=True)
+        found, info = loading.find(source), HfApi().dataset_info(source.repository, files_metadata=True)
         card = DatasetCard.load(stand_ins.ALL_DATA[source.repository] / "README.md").data
-        assert origin.commit == info.sha and origin.host == "stand-in at 127.0.0.1"
-        assert origin.licence == card.license and origin.expected == card["rows_kept"] != source.published
-        assert origin.download_gb == pytest.approx(sum(file.size for file in info.siblings) / 1e9)
+        assert found.origin.commit == info.sha and found.origin.host == "stand-in at 127.0.0.1"
+        assert found.origin.licence == card.license and found.expected == card["rows_kept"] != source.published
+        assert found.download_gb == pytest.approx(sum(file.size for file in info.siblings) / 1e9)
     assert loading.find(KNOWN["stack-exchange"]).download_gb == 0  # what is streamed is no download
-    assert loading.find(BENCHMARKS[0]).commit == HfApi().dataset_info("openai/gsm8k").sha
+    assert loading.find(BENCHMARKS[0]).origin.commit == HfApi().dataset_info("openai/gsm8k").sha
 
 
 def test_a_revision_is_found_and_loaded_whatever_came_after_it(hub, put_data):
     first = put_data("lab/moving", {"data/train.parquet": ROWS})
     put_data("lab/moving", {"data/train.parquet": ROWS[:2]})
     source = Source("moving", "lab/moving", TEXTS, published=7, in_mix=9)
-    assert loading.find(source).expected == 9 and loading.find(source).host == "127.0.0.1"
+    assert loading.find(source).expected == 9 and loading.find(source).origin.host == "127.0.0.1"
     assert len(load(source).rows) == 2 and len(load(replace(source, revision=first)).rows) == 5
     for repository, revision, told in (("lab/nothing", None, "lab/nothing"), ("lab/moving", "v9", "no revision 'v9'")):
         with pytest.raises(FileNotFoundError, match=told):
@@ -95,7 +95,7 @@ def test_fault_a_missing_column_is_named_with_what_is_there(tmp_path, put_data):
         table.select(range(3)).rename_column(column, f"{column}_v2").to_parquet(tmp_path / f"{source.name}.parquet")
         with pytest.raises(ValueError) as error:
             load(replace(source, repository=str(tmp_path / f"{source.name}.parquet")))
-        assert f"Source {source.name}" in str(error.value) and f"no column {column}" in str(error.value)
+        assert f"{source.name} (" in str(error.value) and f"no column {column}" in str(error.value)
         assert f"{column}_v2" in str(error.value)
     with pytest.raises(ValueError, match="no column chosen, rejected. It has prompt, text"):
         load(Source("mine", write_lines(tmp_path / "mine.jsonl", [{"text": "a", "prompt": "b"}])))
@@ -151,7 +151,7 @@ def test_split_configuration_folder_and_token_are_fields_of_a_source(put_data):
         load(Source("secret", "learner/secret", TEXTS))
 
 
-def test_of_a_streamed_source_only_so_many_rows_come_by_a_seeded_choice_fetched_once(published):
+def test_of_a_streamed_source_only_so_many_rows_come_by_a_seeded_choice_fetched_once(published, tokenizer):
     everything = [row["question"] for row in stand_ins.rows(stand_ins.STACK_EXCHANGE)]
     source = replace(KNOWN["stack-exchange"], streamed_rows=20)
 
@@ -163,8 +163,8 @@ def test_of_a_streamed_source_only_so_many_rows_come_by_a_seeded_choice_fetched_
     (first, new), (again, old), (other, third) = fetched(), fetched(token="practice-read"), fetched(seed=2)
     assert len(first) == 20 and set(first) < set(everything) and first != everything[:20]
     assert first == again and other != first and (new, old, third) == (True, False, True)
-    rows, tested = loading.load_rows(stand_ins.STACK_EXCHANGE, loading.find(source).commit, stream_rows=25)
-    assert tested is None and len(rows) == 25 and set(rows.column_names) == {"prompt", "chosen", "rejected"}
+    pairs, report = loading.load_pairs(stand_ins.STACK_EXCHANGE, tokenizer, None, 25, 4096, stream_rows=25)
+    assert report.as_dict()["examined"] == 25 and pairs["train"][0]["source"] == "unnamed"
 
 
 def test_fault_a_hub_that_fails_while_rows_are_read_is_a_connection_error(put_data, hub, monkeypatch):
@@ -176,7 +176,7 @@ def test_fault_a_hub_that_fails_while_rows_are_read_is_a_connection_error(put_da
             source = replace(KNOWN[name], repository=f"lab/{kind}-{name}")
             row = dict.fromkeys(source.needs, "a") | ({source.rating: 9.0} if source.rating else {})
             put_data(source.repository, {f"{source.folder or 'data'}/train.parquet": [row] * 5})
-            found = replace(source, origin=loading.find(source))
+            found = loading.find(source)
             hub.inject(f"{source.repository}/resolve/.*parquet", times=1000, **fault)
             with pytest.raises(ConnectionError, match=f"failed for {source.repository} .*run this cell again"):
                 loading.load(found)
@@ -217,7 +217,5 @@ def test_items_are_lists_of_texts_with_the_question_first(hub):
     choices = {benchmark.name: len(benchmark.rows[0]) for benchmark in found}
     assert choices["arc"] > 3 and choices["mmlu"] == choices["hellaswag"] == 5 and choices["gsm8k"] == 2
     strange = replace(found[0], columns={"riddle": "riddle"})
-    with pytest.raises(
-        ValueError, match="Benchmark gsm8k .openai/gsm8k. has no column riddle. It has answer, question"
-    ):
+    with pytest.raises(ValueError, match="gsm8k .openai/gsm8k. has no column riddle. It has answer, question"):
         loading.load_items([strange], None, True)

@@ -155,9 +155,10 @@ def test_the_card_is_accepted_and_its_splits_are_loaded(hub, folder):
 
 def test_no_file_tells_a_local_path(parts, tmp_path):
     """Where a source, or the base whose tokenizer counts, lies on this machine is nobody else's business."""
-    report = parts.report | {"tokenizer": {"repository": "/home/ada/my-secret-base", "revision": None}}
-    written = write_mix(tmp_path, parts.pairs, parts.ledger, report)
-    assert written["tokenizer"] == {"repository": "my-secret-base", "revision": None}
+    base = SimpleNamespace(name="/home/ada/my-secret-base", commit=None)
+    asked = parts.ledger, parts.sources, parts.benchmarks, parts.tokenizer, base, parts.settings
+    written = write_mix(tmp_path, parts.pairs, parts.ledger, mix_files.mix_report(*asked))
+    assert (written["tokenizer"]["repository"], written["tokenizer"]["revision"]) == ("my-secret-base", None)
     assert written["sources"]["mine"]["repository"] == "mine.jsonl"
     for name in ("README.md", "report.json"):
         text = (tmp_path / name).read_text()

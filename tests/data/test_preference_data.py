@@ -18,7 +18,6 @@ from utils import hub as hub_access
 from utils.data import chat_format, loading, mix_files
 from utils.data import mix as mixing
 from utils.data import pairs as preference_data
-from utils.data.loading import Origin
 from utils.data.mix import BROKEN
 from utils.data.overlap import BenchmarkIndex
 from utils.data.pairs import NotAPair
@@ -394,7 +393,7 @@ def test_whatever_comes_in_is_kept_or_dropped_for_a_reason(tokenizers, rows):
         sides = ledger.split.dropna().unique()
         assert len(sides) < 2 and f"{len(kept)} of {len(ledger)} rows are kept" in str(error)
     assert (ledger.split.notna() == ledger.reason.isna()).all()
-    found = [replace(source, origin=Origin("c" * 40, "here", "mit", 0.0, None)) for source in SEVEN]
+    found = [replace(source, origin=hub_access.Repository("x", "c" * 40)) for source in SEVEN]
     base = SimpleNamespace(name="base", commit=None)
     counts = mix_files.mix_report(ledger, found, [], tokenizer, base, {})["sources"]  # refuses if a row vanished
     assert sum(entry["train"] + entry["test"] for entry in counts.values()) == len(kept)
