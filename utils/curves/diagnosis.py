@@ -1,16 +1,14 @@
-"""What a run's curves say, as findings: each with the numbers that it rests on, and what to change.
-
-A rule is a function of a `Run` that returns its numbers or `None`. Left out: what no curve can tell, such as whether an
-answer is true.
-"""
+"""What a run's curves say, as findings; no curve can tell whether an answer is true."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from utils.curves.run import NotLogged
 from utils.intervals import rows_for, wilson
 
 LEVELS = ("alarm", "warning", "note", "fine")
+ASKING = LEVELS[:2]  # for a change
 LEAST_CHANGE = 0.02  # nats a token, 2 % in probability; of a loss, 2 % of its start: less is no change
 LEAST_FALL = 0.10  # of its start: a loss that fell by less has hardly been learnt from
 NO_FALL = 0.005  # of its start: a loss that moved by less has not been learnt from at all
@@ -20,12 +18,12 @@ STEADY = 0.7  # of the mean pace: a loss that falls so evenly has not begun to l
 FAR_OFF = 0.10  # half of an accuracy's interval: wider, and a good run looks like a coin
 SAME_LOSS = 5  # steps in a row with the very same loss
 SCALE_SEARCH = 10  # infinite gradients, by which fp16 finds its loss scale; it leaves out these steps
-RULES = {}  # name -> function, in this order
+RULES = {}  # name -> function of a `Run` that returns its numbers, or `None`, in this order
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule found: its name, how grave it is (one of `LEVELS`), its numbers, what to change, and why."""
+    """What a rule found, and the numbers that it rests on; `level` is one of `LEVELS`."""
 
     rule: str
     level: str
@@ -35,7 +33,7 @@ class Finding:
 
 
 def rule(name: str, level: str, change: str) -> Callable:
-    """Make a rule of a function of a run that returns its numbers, or `None`; its docstring is the advice."""
+    """Add a function to `RULES`; its docstring is the advice."""
 
     def add(check: Callable) -> Callable:
         check.level, check.change, check.advice = level, change, " ".join(check.__doc__.split())
@@ -49,13 +47,10 @@ def diagnose_run(run) -> list[Finding]:
     """Apply every rule to a run: findings, the gravest first; if none asks for a change, one says so."""
     found = []
     for name, check in RULES.items():
-        try:
-            numbers = check(run)
-        except NotLogged:
-            continue
-        if numbers:
-            found.append(Finding(name, check.level, numbers, check.change, check.advice))
-    if not any(finding.level in ("alarm", "warning") for finding in found):
+        with suppress(NotLogged):  # of which the rule has nothing to say
+            if numbers := check(run):
+                found.append(Finding(name, check.level, numbers, check.change, check.advice))
+    if not any(finding.level in ASKING for finding in found):
         numbers = _told(run, "nll_loss", "rewards/margins", "rewards/accuracies") or _told(run, "loss")
         advice = "Nothing here asks for a change. Now read its answers: a curve does not know whether they are true."
         found.append(Finding("healthy", "fine", numbers, "nothing", advice))
@@ -63,18 +58,17 @@ def diagnose_run(run) -> list[Finding]:
 
 
 def list_rules() -> list[dict[str, str]]:
-    """List every finding that asks for a change, as rows: what is found, how grave it is, what to change."""
-    asking = {name: check for name, check in RULES.items() if check.level in ("alarm", "warning")}
-    return [{"finding": name, "level": check.level, "what to change": check.change} for name, check in asking.items()]
+    """List every finding that asks for a change, as rows."""
+    rows = [{"finding": name, "level": check.level, "what to change": check.change} for name, check in RULES.items()]
+    return [row for row in rows if row["level"] in ASKING]
 
 
 def _told(run, *metrics: str) -> str:
+    """Write down where metrics begin and end, as far as they were logged."""
     told = []
     for metric in metrics:
-        try:
+        with suppress(NotLogged):
             told.append("{} {:.3f} to {:.3f}".format(metric, *run.ends(metric)))
-        except NotLogged:
-            continue
     return ", ".join(told)
 
 
@@ -90,11 +84,6 @@ def _rate(run) -> str:
 
 def _beta(run) -> str:
     return f"beta {run.settings.get('beta', 'not recorded')}"
-
-
-def _writing(run) -> str:
-    """The loss that says how well the model writes: the NLL, or, of a trainer that logs none, its loss."""
-    return "loss" if run.series("nll_loss").empty else "nll_loss"
 
 
 def _only_orpo(run) -> None:
@@ -179,7 +168,8 @@ def overfitting(run) -> str | None:
     """It learns its pairs by heart: the held-out loss rises again while the training loss still falls. Stop near the
     best step.
     """
-    held_out, trained = (run.series(_writing(run), split).dropna() for split in ("eval", "train"))
+    metric = "loss" if run.series("nll_loss").empty else "nll_loss"  # not every trainer logs the NLL
+    held_out, trained = (run.series(metric, split).dropna() for split in ("eval", "train"))
     if len(held_out) < 3:
         return None
     best, last = held_out.idxmin(), held_out.iloc[-1]
@@ -188,16 +178,17 @@ def overfitting(run) -> str | None:
     after = trained[trained.index > best].tail(5).mean()
     if last < held_out[best] * (1 + LEAST_CHANGE) or not after < before:
         return None
-    held_out = f"held-out {_writing(run)} {held_out[best]:.3f} at step {best}, its best, {last:.3f} at the end"
-    return f"{held_out}; in training {before:.3f} and {after:.3f}"
+    told = f"held-out {metric} {held_out[best]:.3f} at step {best}, its best, {last:.3f} at the end"
+    return f"{told}; in training {before:.3f} and {after:.3f}"
 
 
-def _odds_share(run) -> float:
-    """The odds term's share of the loss at the start: what is left of it without the NLL."""
+def _odds_share(run) -> tuple[float, str]:
+    """The odds term's share of the loss at the start, which is what is left without the NLL, and it in words."""
     loss, nll = run.ends("loss")[0], run.ends("nll_loss")[0]
     if loss <= 0:
         raise NotLogged("loss")
-    return 1 - nll / loss
+    share = 1 - nll / loss
+    return share, f"{share:.1%} of the loss at the start; {_told(run, 'nll_loss', 'log_odds_chosen')}; {_beta(run)}"
 
 
 @rule("the odds outweigh the likelihood", "warning", "beta: lower, to 0.1 to 0.25 as in the paper")
@@ -205,11 +196,11 @@ def odds_outweigh(run) -> str | None:
     """The model is busier with what it should not write than with what it should. Compare the NLL with that of a run
     of smaller `beta`.
     """
-    share = _odds_share(run)
+    share, told = _odds_share(run)
     at_a_cost = run.fall("nll_loss") < -LEAST_CHANGE < 0 < run.change("log_odds_chosen") and not overfitting(run)
     if rate_too_high(run) or not (share > MOST_ODDS or at_a_cost):
         return None
-    return f"{share:.0%} of the loss at the start; {_told(run, 'nll_loss', 'log_odds_chosen')}; {_beta(run)}"
+    return told
 
 
 @rule("the odds hardly count", "warning", "beta: raise, to 0.1 to 0.25 as in the paper")
@@ -217,10 +208,8 @@ def odds_silent(run) -> str | None:
     """This is almost plain fine-tuning on the chosen answers. It may still learn to tell the answers apart, from the
     chosen side alone.
     """
-    share = _odds_share(run)
-    if share > LEAST_ODDS:
-        return None
-    return f"{share:.1%} of the loss at the start; {_told(run, 'nll_loss', 'log_odds_chosen')}; {_beta(run)}"
+    share, told = _odds_share(run)
+    return None if share > LEAST_ODDS else told
 
 
 @rule("no preference learnt", "warning", "the pairs; then the learning rate, then beta")
@@ -247,12 +236,10 @@ def both_fall(run) -> str | None:
 @rule("too short to judge", "warning", "nothing yet: let it train")
 def too_short(run) -> str | None:
     """A curve needs two evaluations, or ten training points. Read it again when it has more."""
-    try:
+    with suppress(NotLogged):
         run.ends("loss")
-    except NotLogged:
-        evaluated, trained = (len(run.series("loss", split)) for split in ("eval", "train"))
-        return f"{evaluated} evaluations, {trained} training points"
-    return None
+        return None
+    return f"{len(run.series('loss', 'eval'))} evaluations, {len(run.series('loss'))} training points"
 
 
 @rule("no evaluation", "warning", "hold out 200 pairs, and evaluate before the first step too")
@@ -262,29 +249,24 @@ def no_evaluation(run) -> str | None:
     return None if evaluated else f"{len(run.series('loss'))} training points, no evaluation"
 
 
+def _accuracy(run, place: int) -> tuple[int, float, float, str]:
+    """One evaluation's step, both ends of its accuracy's 95 % interval, and both in words."""
+    seen, rows = run.series("rewards/accuracies", "eval").dropna(), run.eval_rows
+    if seen.empty or not rows:
+        raise NotLogged("rewards/accuracies")
+    low, high = wilson(seen.iloc[place], rows)
+    return seen.index[place], low, high, f"{seen.iloc[place]:.2f} of {rows} rows: {low:.2f} to {high:.2f} (95 %)"
+
+
 @rule("too few held-out rows", "warning", "hold out more pairs: 200")
 def few_rows(run) -> str | None:
     """Do not read this accuracy. NLL and margin, which are no yes or no, usually need fewer rows; but one odd pair
     among ten can carry a mean.
     """
-    seen, rows = run.series("rewards/accuracies", "eval").dropna(), run.eval_rows
-    if seen.empty or not rows:
-        return None
-    low, high = wilson(seen.iloc[-1], rows)
+    _, low, high, told = _accuracy(run, -1)
     if high - low <= 2 * FAR_OFF:
         return None
-    told = f"accuracy {seen.iloc[-1]:.2f} of {rows} rows: {low:.2f} to {high:.2f} (95 %)"
     return f"{told}; {rows_for(0.07)} rows would know it within 7 points, {rows_for(0.03):,} within 3"
-
-
-def _accuracy_at_start(run) -> tuple[float, float, str]:
-    """The 95 % interval of the accuracy before the first step, and what to say of it."""
-    _only_orpo(run)
-    seen, rows = run.series("rewards/accuracies", "eval").dropna(), run.eval_rows
-    if seen.empty or not rows or seen.index[0] > 0:
-        raise NotLogged("rewards/accuracies")
-    low, high = wilson(seen.iloc[0], rows)
-    return low, high, f"{seen.iloc[0]:.2f} of {rows} rows before the first step: {low:.2f} to {high:.2f} (95 %)"
 
 
 @rule("accuracy above one half from the start", "note", "nothing")
@@ -292,8 +274,9 @@ def starts_above_half(run) -> str | None:
     """The base already prefers the chosen side, most often for its style or its length: that part of the accuracy is
     not learnt. Judge by how far it has come, and by the margin.
     """
-    low, _, told = _accuracy_at_start(run)
-    return told if low > 0.5 else None
+    _only_orpo(run)
+    step, low, _, told = _accuracy(run, 0)
+    return f"before the first step {told}" if step == 0 and low > 0.5 else None
 
 
 @rule("accuracy below one half at the start", "note", "nothing, if the labels are right")
@@ -301,8 +284,9 @@ def starts_below_half(run) -> str | None:
     """The base prefers the rejected side: perhaps its style, perhaps swapped labels, and no curve can tell them apart.
     Read ten pairs.
     """
-    _, high, told = _accuracy_at_start(run)
-    return told if high < 0.5 else None
+    _only_orpo(run)
+    step, _, high, told = _accuracy(run, 0)
+    return f"before the first step {told}" if step == 0 and high < 0.5 else None
 
 
 @rule("the rejected answer does not fall", "note", "nothing")

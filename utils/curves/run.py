@@ -1,8 +1,4 @@
-"""A run's history as one data frame, wherever it was logged: by the trainer on disk, or by W&B, online or offline.
-
-The frame has one line for each logged number: `step`, `epoch`, `split` ("train" or "eval"), `metric` (the trainer's own
-name, without "eval_"), `value`.
-"""
+"""A run's history as one data frame, wherever it was logged: by the trainer on disk, or by W&B, online or offline."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -32,8 +28,9 @@ class NotLogged(Exception):
 class Run:
     """A run as its curves tell it.
 
-    `settings` is what was recorded beside `history` (learning_rate, beta, `pairs`), or nothing; `state` is "finished",
-    or another word; `source` says where all this was read.
+    `history` has one line for each logged number, with the columns `COLUMNS`: the split is "train" or "eval", the
+    metric the trainer's own name without "eval_". `settings` is what was recorded beside it (learning_rate, beta,
+    `pairs`), or nothing; `state` is "finished", or another word.
     """
 
     name: str
@@ -48,14 +45,12 @@ class Run:
 
     @cached_property
     def _parts(self) -> dict:
-        parts = self.history.groupby(["metric", "split"])
-        return {name: part.set_index("step")["value"] for name, part in parts}
+        return dict(iter(self.history.set_index("step").groupby(["metric", "split"])["value"]))
 
     def points(self, metric: str):
         """Return a metric's evaluations; without two of them, the means of ten equal parts of its training points.
 
-        Raises:
-            NotLogged: if there are fewer than ten training points as well.
+        Raises NotLogged if there are fewer than ten training points as well.
         """
         import numpy as np
 
@@ -94,7 +89,7 @@ class Run:
         points, rates = self.series(metric, "eval").dropna(), self.series("learning_rate")
         if len(points) < 3 or points.iloc[0] <= points.iloc[-1]:
             raise NotLogged(metric)
-        begin, half, end = (points.index[place] for place in (0, len(points) // 2, -1))
+        begin, half, end = points.index[[0, len(points) // 2, -1]]
         rates = rates[(rates.index > begin) & (rates.index <= end)]
         spent = rates[rates.index > half].sum()
         if not spent > 0:
@@ -118,8 +113,8 @@ class Run:
         pairs = self.settings.get("pairs")
         if isinstance(pairs, dict) and pairs.get("test"):
             return pairs["test"]
-        rows = (self.series("samples_per_second", "eval") * self.series("runtime", "eval")).dropna()
-        return round(rows.median()) if rows.median() > 0 else None
+        rows = (self.series("samples_per_second", "eval") * self.series("runtime", "eval")).median()
+        return round(rows) if rows > 0 else None
 
     @property
     def batch_rows(self) -> int | None:
@@ -132,9 +127,8 @@ class Run:
 def read_history(log_history: list[dict]):
     """Turn a trainer's `state.log_history` into the data frame.
 
-    Example:
-        >>> read_history([{"step": 2, "epoch": 0.5, "eval_loss": 1.5}]).values.tolist()
-        [[2, 0.5, 'eval', 'loss', 1.5]]
+    >>> read_history([{"step": 2, "epoch": 0.5, "eval_loss": 1.5}]).values.tolist()
+    [[2, 0.5, 'eval', 'loss', 1.5]]
     """
     rows = []
     for entry in log_history:
@@ -147,34 +141,22 @@ def read_history(log_history: list[dict]):
 def first_and_last(history):
     """Return a table of the first and the last evaluation of the main metrics; of training, if none was evaluated.
 
-    Example:
-        >>> history = read_history([{"step": 0, "eval_loss": 2.0}, {"step": 9, "eval_loss": 1.5}])
-        >>> first_and_last(history).loc["loss"].tolist()
-        [2.0, 1.5, -0.5]
+    >>> history = read_history([{"step": 0, "eval_loss": 2.0}, {"step": 9, "eval_loss": 1.5}])
+    >>> first_and_last(history).loc["loss"].tolist()
+    [2.0, 1.5, -0.5]
     """
-    import pandas as pd
-
     split = "eval" if (history["split"] == "eval").any() else "train"
-    run, rows = Run("", history), {}
-    for metric in MAIN:
-        values = run.series(metric, split).dropna()
-        if len(values):
-            first, last = values.iloc[0], values.iloc[-1]
-            rows[metric] = {"first": first, "last": last, "change": last - first}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["first", "last", "change"])
+    table = history[history["split"] == split].groupby("metric")["value"].agg(["first", "last"])
+    table = table.reindex(MAIN).dropna()
+    return table.assign(change=table["last"] - table["first"])
 
 
 def read_run(given: str | None, run_folder=None, name: str | None = None, token=None, key=None) -> Run:
-    """Find a run and read its history.
+    """Find a run and read its history; `token` is for the Hub, `key` for W&B.
 
     `given` is a folder with a `trainer_state.json`, the folder of an offline W&B run, "entity/project/run_id" or an
-    address at W&B, or the Hub id of a kept run; nothing means `run_folder`, where notebook 03 leaves its run.
-    `token` is for the Hub, `key` for W&B.
-
-    Raises:
-        FileNotFoundError: if there is no such run.
-        PermissionError, ConnectionError: if the Hub or W&B cannot be asked.
-        ValueError: if the history is damaged, or nothing was logged in it.
+    address at W&B, or the Hub id of a kept run; nothing means `run_folder`, where notebook 03 leaves its run. Raises
+    FileNotFoundError, PermissionError or ConnectionError if it cannot be had, ValueError if it is damaged or empty.
     """
     folder = Path(given or run_folder)
     if not folder.exists() and (COURSE / folder).exists():
@@ -199,10 +181,9 @@ def read_run(given: str | None, run_folder=None, name: str | None = None, token=
 
 def read_made_runs() -> tuple[dict[str, Run], list[dict]]:
     """Read the runs of `data/runs`: name -> run, and rows with what was changed in each."""
-    runs, given = {}, {}
-    for path in sorted((COURSE / "data" / "runs").glob("*/run.json")):
-        name = path.parent.name.replace("_", " ")
-        runs[name], given[name] = read_run(str(path.parent), name=name), _json(path)["parameters"]
+    folders = {path.parent.name.replace("_", " "): path for path in sorted((COURSE / "data/runs").glob("*/run.json"))}
+    runs = {name: read_run(str(path.parent), name=name) for name, path in folders.items()}
+    given = {name: _json(path)["parameters"] for name, path in folders.items()}
     rows = []
     for name, parameters in given.items():
         changed = [f"{key} = {value}" for key, value in parameters.items() if value != given["healthy"].get(key)]
@@ -219,8 +200,7 @@ def _from_hub(repo_id: str, token) -> Path:
 
 def _from_folder(folder: Path) -> Run:
     """Read what the trainer left: the whole run, or, of one that has not ended, its newest checkpoint."""
-    states = [folder / STATE, *folder.glob(f"checkpoint*/{STATE}"), *folder.glob(f"checkpoints/checkpoint*/{STATE}")]
-    states = [path for path in states if path.exists()]
+    states = [path for depth in ("", "checkpoint*/", "checkpoints/checkpoint*/") for path in folder.glob(depth + STATE)]
     if not states:
         raise FileNotFoundError(
             f"{folder} holds no {STATE}, and no checkpoint with one. A run that has just begun writes the first after "
@@ -228,14 +208,14 @@ def _from_folder(folder: Path) -> Run:
         )
     path = max(states, key=lambda path: path.stat().st_mtime)  # a new run may stand beside an old one's end
     state = _json(path, "log_history", "global_step", "max_steps")
-    record, settings = path.parent / "run.json", path.parent / "run_settings.json"  # a checkpoint has the second
+    settings = {"max_steps": state["max_steps"]}
+    record, recipe = path.with_name("run.json"), path.with_name("run_settings.json")  # a checkpoint has the second
     if record.exists():
         record = _json(record, "recipe", "pairs")
-        settings = record["recipe"] | {"pairs": record["pairs"]}
-    else:
-        settings = _json(settings) if settings.exists() else {}
+        settings |= record["recipe"] | {"pairs": record["pairs"]}
+    elif recipe.exists():
+        settings |= _json(recipe)
     ended = 0 < state["max_steps"] <= state["global_step"]
-    settings = {"max_steps": state["max_steps"]} | settings
     return Run(folder.name, read_history(state["log_history"]), settings, "finished" if ended else GOING, str(path))
 
 
