@@ -4,7 +4,7 @@ import time
 from types import SimpleNamespace
 
 from utils.curves.run import Run, read_history
-from utils.figures import COLOURS, SEQUENCE, as_image, new_figure
+from utils.figures import COLOURS, as_image, line_style, new_figure
 from utils.intervals import wilson
 
 # log_odds_chosen is the difference of the two answers' log odds, log_odds_ratio is log sigmoid of it: always negative.
@@ -23,7 +23,6 @@ UNITS = {"margins": "beta x nats", "accuracies": "share of pairs", "gradient": "
 METRIC_COLOURS = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "eval"}  # the others are grey
 METRIC_COLOURS |= {"logps/chosen": "chosen", "logps/rejected": "rejected", "log_odds_chosen": "margin"}
 REFERENCES = {"rewards/accuracies": 0.5, "rewards/margins": 0, "log_odds_chosen": 0}  # a line to compare with
-RUN_COLOURS, MARKERS = [*SEQUENCE, "black"], "osD^vP*X"
 FAINT = {"alpha": 0.35, "markersize": 4, "markeredgewidth": 0}  # of single training points
 MOST_BANDS = 3  # runs in one figure that get intervals
 WINDOW = 9  # points of the running mean around which the training points scatter
@@ -34,10 +33,9 @@ FAR_OFF = 5  # times half of a metric's scatter: a single training point that do
 
 
 def running_mean(series, window: int):
-    """Smooth a series with the mean of `window` points around each point, which does not shift the curve in time.
+    """Smooth a series with the mean of `window` points around each point; what is not finite is left out, and has none.
 
-    At both ends the window is cut off, so a steep beginning looks flatter than it is. What is not finite is left out of
-    the means, and there is no mean in its place.
+    At both ends the window is cut off, so a steep beginning looks flatter than it is.
     """
     import numpy as np
 
@@ -179,13 +177,10 @@ def live_curves(seconds: float = 10.0):
 
 
 def plot_runs(runs, panels=SIX, smoothing: int = 10, steps=None):
-    """Draw one run, or several over one another: training as running means, evaluations as markers.
+    """Draw one run, or several over one another; return the figure and an alt text with both ends of each curve.
 
     One run also shows each training point, and has a panel's metrics in one axis. `smoothing` is the points of the
     running mean, `steps` the first and last step to draw.
-
-    Returns:
-        (figure, alt text with the first and the last evaluation of each curve).
     """
     several = len(runs) > 1
     plots = []  # panel, and the metrics in one axis
@@ -198,7 +193,7 @@ def plot_runs(runs, panels=SIX, smoothing: int = 10, steps=None):
     sentences = []
     for axis, (panel, metrics) in zip(axes, plots, strict=False):
         if several:
-            lines = [(run, metrics[0], run.name, _style(place)) for place, run in enumerate(runs)]
+            lines = [(run, metrics[0], run.name, line_style(place)) for place, run in enumerate(runs)]
         else:
             lines = [(runs[0], metric, metric, _metric_style(metric, place)) for place, metric in enumerate(metrics)]
         words = _fill_axis(axis, lines, several, len(runs) <= MOST_BANDS, smoothing, steps)
@@ -221,32 +216,32 @@ def ends_table(runs, panels):
     return pd.DataFrame(ends).map(lambda pair: f"{pair[0]:.3f} to {pair[1]:.3f}")
 
 
+def _metric_style(metric: str, place: int) -> dict:
+    colour = COLOURS[METRIC_COLOURS.get(metric, "neutral")]
+    return {"color": colour, "marker": "os"[place], "linestyle": ["-", "--"][place]}  # no panel has more than two
+
+
 def _fill_axis(axis, lines, several: bool, band: bool, smoothing: int, steps) -> str:
     """Draw lines, each a run, a metric, a name and a style, and return in words what is seen."""
-    from matplotlib.lines import Line2D
-
     curves = [take_curve(run, metric, smoothing, steps) for run, metric, _, _ in lines]
-    metrics = [metric for _, metric, _, _ in lines]
+    first, last = lines[0][1], lines[-1][1]
     if not any(len(curve.mean) + len(curve.evaluation) + len(curve.lost) for curve in curves):
-        logged = any(curve.logged for curve in curves)
-        words = "no value in these steps" if logged else "not logged"
+        words = "no value in these steps" if any(curve.logged for curve in curves) else "not logged"
         axis.text(0.5, 0.5, words, ha="center", va="center", fontsize=9, transform=axis.transAxes)
         axis.set(xticks=[], yticks=[])
-        return f"{', '.join(dict.fromkeys(metrics))}: {words}"
+        return f"{first if first == last else f'{first}, {last}'}: {words}"
     axis.locator_params(nbins=5)
-    if metrics[-1] in REFERENCES:
-        axis.axhline(REFERENCES[metrics[-1]], color="black", linestyle="--", linewidth=0.8, zorder=1)
-    notes, sentences = [], []
+    if last in REFERENCES:
+        axis.axhline(REFERENCES[last], color="black", linestyle="--", linewidth=0.8, zorder=1)
+    sentences = []
     for curve, (_, _, name, style) in zip(curves, lines, strict=True):
-        draw_curve(axis, curve, not several, band, **style)
         missing = "" if curve.logged else ", not logged"
-        farthest = (
-            f", single points up to {max(curve.spikes, key=abs):.3g}" if len(curve.spikes) and not several else ""
-        )
-        sentences.append(f"{name}, {in_words(curve)}{farthest}{missing}")
+        draw_curve(axis, curve, not several, band, **style)
         if missing or (not several and len(lines) > 1):
-            notes.append((Line2D([], [], **style), name + missing))
-    set_scale([axis], curves if several else curves[:1], metrics[0])
+            axis.plot([], [], **style, label=_short(name) + missing)
+        spikes = "" if several or curve.spikes.empty else f", single points up to {max(curve.spikes, key=abs):.3g}"
+        sentences.append(f"{name}, {in_words(curve)}{spikes}{missing}")
+    set_scale([axis], curves if several else curves[:1], first)
     if not several:
         low, high = axis.get_ylim()
         edge = 0.02 * (high - low)
@@ -255,14 +250,13 @@ def _fill_axis(axis, lines, several: bool, band: bool, smoothing: int, steps) ->
             axis.plot(curve.spikes, ".", color=style["color"], **FAINT)
             axis.plot(beyond.clip(low + edge, high - edge), "d", color=style["color"], markersize=4)
         axis.set_ylim(low, high)
-    if notes:
-        axis.legend(*zip(*notes, strict=True), loc="best", fontsize=8, handlelength=1.4)
+    if axis.get_legend_handles_labels()[1]:
+        axis.legend(fontsize=8, handlelength=1.4)
     return "; ".join(sentences)
 
 
 def _add_legend(figure, runs, smoothing: int) -> None:
     """Explain lines and markers above all panels."""
-    import numpy as np
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -271,39 +265,30 @@ def _add_legend(figure, runs, smoothing: int) -> None:
     if len(runs) == 1:
         rows = f", {runs[0].eval_rows} rows" if runs[0].eval_rows else ""
         entries = [
-            (Line2D([], [], color="grey", marker=".", linestyle="", alpha=0.5), "training"),
-            (Line2D([], [], color="grey"), f"training, {mean}"),
+            Line2D([], [], color="grey", marker=".", linestyle="", alpha=0.5, label="training"),
+            Line2D([], [], color="grey", label=f"training, {mean}"),
+            Line2D([], [], color="grey", marker="o", linestyle=":", label=f"evaluation{rows}"),
         ]
-        if (runs[0].history["split"] == "eval").any():
-            entries.append((Line2D([], [], color="grey", marker="o", linestyle=":"), f"evaluation{rows}"))
-        else:
-            entries.append((Line2D([], [], linestyle=""), "no evaluation"))
         if band:
-            entries.append((Patch(alpha=0.3, color="grey"), "95 % interval"))
-        title, columns = _short(runs[0].name), 4
+            entries.append(Patch(alpha=0.3, color="grey", label="95 % interval"))
+        title, columns = _describe(runs[0]), 4
     else:
-        entries = []
-        for place, run in enumerate(runs):
-            lost = run.history["step"][~np.isfinite(run.history["value"])]
-            remarks = [] if (run.history["split"] == "eval").any() else ["no evaluation"]
-            if len(lost):
-                remarks.append(f"not finite from {lost.min()}")
-            name = f"{_short(run.name)} ({', '.join(remarks)})" if remarks else _short(run.name)
-            entries.append((Line2D([], [], **_style(place)), name))
+        entries = [Line2D([], [], **line_style(place), label=_describe(run)) for place, run in enumerate(runs)]
         title = f"line: training, {mean}; markers: evaluation{' with 95 % interval' if band else ''}"
-        columns = max(1, 125 // (6 + max(len(label) for _, label in entries)))
+        columns = max(1, 125 // (6 + max(len(entry.get_label()) for entry in entries)))
     legend = {"loc": "outside upper center", "ncols": columns, "frameon": False, "fontsize": 9, "title_fontsize": 9}
-    figure.legend(*zip(*entries, strict=True), title=title, **legend)
+    figure.legend(handles=entries, title=title, **legend)
 
 
-def _style(place: int) -> dict:
-    """Give a run its colour and its marker: eight can be told apart."""
-    return {"color": RUN_COLOURS[place % 8], "marker": MARKERS[place % 8]}
+def _describe(run) -> str:
+    """Name a run, with what is missing in it."""
+    import numpy as np
 
-
-def _metric_style(metric: str, place: int) -> dict:
-    colour = COLOURS[METRIC_COLOURS.get(metric, "neutral")]
-    return {"color": colour, "marker": "os"[place], "linestyle": ["-", "--"][place]}  # no panel has more than two
+    lost = run.history["step"][~np.isfinite(run.history["value"])]
+    remarks = [] if (run.history["split"] == "eval").any() else ["no evaluation"]
+    if len(lost):
+        remarks.append(f"not finite from {lost.min()}")
+    return f"{_short(run.name)} ({', '.join(remarks)})" if remarks else _short(run.name)
 
 
 def _short(name: str) -> str:

@@ -39,7 +39,6 @@ class WandbRun:
     """
 
     name: str
-    group: str | None
     state: str | None
     config: dict
     rows: list[dict]
@@ -48,11 +47,10 @@ class WandbRun:
 def run_path(text: str) -> str | None:
     """Return "entity/project/run_id" if the text is the path or the address of a run at W&B, else `None`.
 
-    Example:
-        >>> run_path("https://wandb.ai/you/orpo/runs/8qk2d1xz?nw=nwuseryou")
-        'you/orpo/8qk2d1xz'
-        >>> print(run_path("you/orpo/8qk2d1xz"), run_path("you/Llama-3-8B-ORPO"), run_path("/content/artifacts/run"))
-        you/orpo/8qk2d1xz None None
+    >>> run_path("https://wandb.ai/you/orpo/runs/8qk2d1xz?nw=nwuseryou")
+    'you/orpo/8qk2d1xz'
+    >>> print(run_path("you/orpo/8qk2d1xz"), run_path("you/Llama-3-8B-ORPO"), run_path("/content/artifacts/run"))
+    you/orpo/8qk2d1xz None None
     """
     text = text.strip().rstrip("/")
     if "://" in text:
@@ -65,48 +63,41 @@ def run_path(text: str) -> str | None:
 def read_offline(path: str | Path) -> WandbRun:
     """Read a `.wandb` file, or the folder that holds one; a torn end, as a killed run leaves it, only warns.
 
-    Raises:
-        FileNotFoundError: there is no such file, or the folder does not hold exactly one run.
-        ValueError: the file is not W&B's, or is damaged.
+    Raises FileNotFoundError if that is not exactly one file, ValueError if it is not W&B's or is damaged.
     """
-    name, group, state, values, rows = "", "", None, {}, []
-    for record in _records(_find(Path(path))):
-        kind = record.WhichOneof("record_type")
-        if kind == "history":
-            rows.append({})
-            for item in record.history.item:
-                _store(rows[-1], item)
-        elif kind == "run":
-            name, group = record.run.display_name, record.run.run_group
-            for item in record.run.config.update:
-                _store(values, item)
-        elif kind == "config":
-            for item in record.config.update:
-                _store(values, item)
-        elif kind == "exit":
-            state = "failed" if record.exit.exit_code else "finished"
-    values.pop("_wandb", None)  # the client's notes about itself
-    return WandbRun(name, group, state, values, rows)
-
-
-def _store(tree: dict, item) -> None:
-    *parents, name = item.nested_key or [item.key]
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-    tree[name] = json.loads(item.value_json)
-
-
-def _find(path: Path) -> Path:
+    path, name, state, values, rows = Path(path), "", None, {}, []
     files = sorted(path.glob("run-*.wandb")) if path.is_dir() else [path]
     if len(files) != 1 or not files[0].exists():
         raise FileNotFoundError(
             f"{path} is not one run ({len(files)} files run-*.wandb): name a file, or one such as wandb/latest-run."
         )
-    return files[0]
+    for record in _records(files[0]):
+        kind = record.WhichOneof("record_type")
+        if kind == "history":
+            rows.append(_store({}, record.history.item))
+        elif kind == "run":
+            name = record.run.display_name
+            _store(values, record.run.config.update)
+        elif kind == "config":
+            _store(values, record.config.update)
+        elif kind == "exit":
+            state = "failed" if record.exit.exit_code else "finished"
+    values.pop("_wandb", None)  # the client's notes about itself
+    return WandbRun(name, state, values, rows)
+
+
+def _store(tree: dict, items) -> dict:
+    for item in items:
+        *parents, name = item.nested_key or [item.key]
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[name] = json.loads(item.value_json)
+    return tree
 
 
 def _records(path: Path) -> Iterator:
-    """Yield every whole record of the file as `wandb.proto.wandb_internal_pb2.Record`."""
+    """Yield every whole record of the file."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data = path.read_bytes()
@@ -143,10 +134,8 @@ def _records(path: Path) -> Iterator:
 def read_online(path: str, key: str | None = None) -> WandbRun:
     """Read "entity/project/run_id" from the server that wandb is set up for; of a run that goes on, the rows so far.
 
-    Raises:
-        FileNotFoundError: there is no such run, or this key may not see it.
-        PermissionError: there is no key, or the server refuses it.
-        ConnectionError: no network, or a server error before the last row had come.
+    Raises PermissionError without a key that the server takes, FileNotFoundError if the key sees no such run, and
+    ConnectionError if the last row did not come.
     """
     import wandb
 
@@ -165,20 +154,20 @@ def read_online(path: str, key: str | None = None) -> WandbRun:
         rows = {row["_step"]: row for row in run.scan_history(use_cache=False)}
     except Exception as error:  # of several families; what counts is the first cause
         raise _explain(error, path, settings.base_url, key) from None
-    return WandbRun(run.name, run.group, run.state, run.config, [_plain(row) for row in rows.values()])
+    return WandbRun(run.name, run.state, run.config, [_plain(row) for row in rows.values()])
 
 
 def _plain(value):
     """Make numbers of the texts "NaN", "Infinity" and "-Infinity", which JSON lacks, and drop keys without a value."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in sorted(value.items()) if item is not None}
+        return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def _explain(error: Exception, path: str, server: str, key: str) -> OSError:
-    """Return the exception that tells a learner what happened, from whatever wandb raised."""
+    """Tell a learner what happened, from whatever wandb raised, without the key."""
     from wandb.apis.public.runs import RunNotFoundError
     from wandb.errors import AuthenticationError
 
