@@ -53,21 +53,20 @@ def test_the_card_states_the_terms_of_llama_3():
     assert "llama" not in other.lower().replace("orpo-dpo-mix", "") and "library_name: peft" in other
 
 
-@pytest.mark.parametrize(
-    "base, licence, shown, built",
-    [
+def test_the_card_has_the_bases_licence_and_names_that_of_the_data():
+    for base, licence, shown, built in (
         ("lab/Meta-Llama-3-8B", "llama3", "license: llama3\n", "Built with Meta Llama 3."),
         ("lab/Llama-3.2-1B", "llama3.2", "license: llama3.2\n", "Built with Llama."),
         ("microsoft/phi-2", "mit", "license: mit\n", None),
         ("lab/unlicensed", "not stated", None, None),
-    ],
-)
-def test_the_card_has_the_bases_licence(base, licence, shown, built):
-    card = model_card.model_card(
-        "learner/x", RUN | {"recipe": RUN["recipe"] | {"base_model": base}, "licence": licence}
-    )
-    assert shown in card if shown else "license:" not in card
-    assert built in card if built else "Built with" not in card
+    ):
+        recipe = RUN["recipe"] | {"base_model": base}
+        card = model_card.model_card("learner/x", RUN | {"recipe": recipe, "licence": licence})
+        assert shown in card if shown else "license:" not in card
+        assert built in card if built else "Built with" not in card
+    card = model_card.model_card("learner/x", RUN | {"licence": "other", "data_licence": "apache-2.0"})
+    base, data = (line for line in card.splitlines() if line.startswith(("| Base |", "| Data |")))
+    assert base.endswith("licence llama3 |") and data.endswith("64 held out, licence apache-2.0 |")
 
 
 def test_the_card_of_a_local_base_holds_no_path():
@@ -114,20 +113,16 @@ def test_the_card_names_the_sources_of_a_mix(pushed):
     math = "argilla/distilabel-math-preference-dpo | `dddddddddd`, huggingface.co | apache-2.0 | chosen_rating >= 9"
     assert f"| {math} | 2,418 | 2,000 | 41 | score too low 377 |" in rows
     assert "| pairs.jsonl | local | not stated | all rows | 60 | 50 | 2 | none |" in rows
-    assert (
-        "| unalignment/toxic-dpo-v0.2 | `eeeeeeeeee`, huggingface.co | cc-by-4.0 | all rows | 541 | 0 | 0 | none |"
-        in rows
-    )
+    toxic = "unalignment/toxic-dpo-v0.2 | `eeeeeeeeee`, huggingface.co | cc-by-4.0 | all rows"
+    assert f"| {toxic} | 541 | 0 | 0 | none |" in rows
     assert "A mix of 41,000 rows" in card and "30,500 pairs were left to train on and 620 to test on" in card
     assert "compared with benchmarks (gsm8k, mmlu: not checked)" in card and "/home/ada" not in card
     assert "Each source of the training data has its own licence, see above." in card
 
 
-@pytest.mark.parametrize("mix", [{}, {"mix": None}])
-def test_the_card_of_other_data_names_no_sources(mix):
-    card = model_card.model_card("learner/x", RUN | mix)
+def test_the_card_of_other_data_names_no_sources():
+    card = model_card.model_card("learner/x", RUN | {"mix": None})
     assert "A mix of" not in card and "| source |" not in card and f"- {stand_ins.ORPO_MIX}" in card
-    assert "The training data has licences of its own: see its card." in card
     unchecked = model_card.model_card("learner/x", RUN | {"mix": MIX | {"benchmarks": {}}})
     assert "compared with benchmarks" not in unchecked and "A mix of" in unchecked
 
@@ -206,18 +201,8 @@ def test_the_card_names_what_is_toxic_and_what_to_beware_of():
     assert "- Its card warns against training on it.\n" in model_card.model_card("learner/x", RUN | {"recipe": warned})
 
 
-def test_the_card_names_the_licences_of_base_and_data():
-    card = model_card.model_card("learner/x", RUN | {"licence": "other", "data_licence": "apache-2.0"})
-    base, data = (line for line in card.splitlines() if line.startswith(("| Base |", "| Data |")))
-    assert base.endswith("licence llama3 |") and data.endswith("64 held out, licence apache-2.0 |")
-
-
 def test_the_card_accounts_for_every_row():
-    report = {
-        "examined": 400,
-        "kept": {"train": 320, "test": 64},
-        "dropped": {"answer too long": 15, "empty answer": 1},
-    }
+    report = {"examined": 400, "dropped": {"answer too long": 15, "empty answer": 1}}
     card = model_card.model_card("learner/x", RUN | {"report": report})
     assert "400 rows were examined in a seeded order, and 15 dropped: answer too long; 1 dropped: empty answer." in card
     none = model_card.model_card("learner/x", RUN | {"report": report | {"dropped": {}}})
@@ -225,13 +210,14 @@ def test_the_card_accounts_for_every_row():
 
 
 def test_curves_are_drawn_from_what_the_run_left(tmp_path):
+    model_card.draw_curves(tmp_path, tmp_path)  # no history
+    model_card.write_card(tmp_path, "learner/x", RUN)
+    assert model_card.CURVES not in (tmp_path / "README.md").read_text()
     shutil.copy(ROOT / "data" / "runs" / "healthy" / "trainer_state.json", tmp_path)
-    assert model_card.draw_curves(tmp_path, tmp_path)
+    model_card.draw_curves(tmp_path, tmp_path)
+    model_card.write_card(tmp_path, "learner/x", RUN)
     assert (tmp_path / model_card.CURVES).read_bytes().startswith(b"\x89PNG")
-    assert f"]({model_card.CURVES})" in model_card.model_card("learner/x", RUN, has_curves=True)
-    (tmp_path / "none").mkdir()
-    assert not model_card.draw_curves(tmp_path / "none", tmp_path / "none")  # no history
-    assert model_card.CURVES not in model_card.model_card("learner/x", RUN)
+    assert f"]({model_card.CURVES})" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("kind", ["merged", "adapter"])

@@ -22,12 +22,16 @@ TALK = [
 ]
 
 
+def load(folder, dtype=torch.float32, **options):
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
+    )
+
+
 @pytest.fixture(scope="module")
 def folder(small_base, tokenizer, tmp_path_factory):
     """The small base in bf16, in shards, with the course's template, as notebook 05 leaves a merged model."""
-    model = AutoModelForCausalLM.from_pretrained(
-        small_base, dtype=torch.bfloat16, use_safetensors=True, trust_remote_code=False
-    )
+    model = load(small_base, torch.bfloat16)
     target = tmp_path_factory.mktemp("gguf") / "merged"
     model.save_pretrained(target, max_shard_size="1MB")
     tokenizer.save_pretrained(target)
@@ -54,37 +58,27 @@ def copy(folder, tmp_path):
     return change
 
 
-def test_every_tensor_is_read_back_equal(folder, written):
-    proof = gguf_files.read_gguf(folder, written)
-    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+def test_every_tensor_token_and_setting_is_read_back_equal(folder, written, tokenizer):
+    proof, model = gguf_files.read_gguf(folder, written), load(folder)
     assert proof["weights"] == model.num_parameters() and proof["tensors"] == len(model.state_dict())
     assert proof["tokens"] == model.config.vocab_size
     metadata = proof["metadata"]
     assert metadata["general.architecture"] == "llama" and metadata["general.name"] == "Llama-3-8B-ORPO"
     assert metadata["llama.rope.freq_base"] == model.config.rope_parameters["rope_theta"]
+    assert metadata["general.file_type"] == gguf.LlamaFileType.MOSTLY_BF16
     assert metadata["tokenizer.ggml.pre"] == "llama-bpe"
-
-
-def test_the_end_and_the_template_are_in_the_file(folder, written, tokenizer):
-    metadata = gguf_files.read_gguf(folder, written)["metadata"]
     assert metadata["tokenizer.chat_template"] == tokenizer.chat_template
     assert metadata["tokenizer.ggml.eos_token_id"] == tokenizer.eos_token_id
     assert metadata["tokenizer.ggml.padding_token_id"] == tokenizer.pad_token_id != tokenizer.eos_token_id
     assert metadata["tokenizer.ggml.add_bos_token"] is True
-
-
-def test_merges_are_in_the_file(folder, written):
-    fields, tokenizer = gguf.GGUFReader(written).fields, json.loads((folder / "tokenizer.json").read_text())
-    assert fields["tokenizer.ggml.merges"].contents() == [" ".join(pair) for pair in tokenizer["model"]["merges"]]
+    merges = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
+    fields = gguf.GGUFReader(written).fields
+    assert fields["tokenizer.ggml.merges"].contents() == [" ".join(pair) for pair in merges]
 
 
 def test_transformers_reads_the_file_as_the_same_model(folder, written):
     """Its own reader knows names and order from llama.cpp, and not from us."""
-    place = {"gguf_file": written.name, "trust_remote_code": False}
-    again = AutoModelForCausalLM.from_pretrained(written.parent, dtype=torch.float32, use_safetensors=True, **place)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
+    again, model = load(written.parent, gguf_file=written.name), load(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     inputs = tokenizer.apply_chat_template(TALK, return_tensors="pt", return_dict=True)
     with torch.no_grad():
@@ -104,17 +98,13 @@ print("ANSWER " + json.dumps(server.handle_chat_completions(asked)))
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr[-2000:]
     reply = json.loads(re.search(r"^ANSWER (.*)$", run.stdout, re.MULTILINE)[1])
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model, tokenizer = load(folder), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     inputs = tokenizer.apply_chat_template(TALK, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     length = inputs["input_ids"].shape[1]
     output = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, length:]
     assert reply["usage"]["prompt_tokens"] == length
-    assert (
-        reply["choices"][0]["message"]["content"].strip() == tokenizer.decode(output, skip_special_tokens=True).strip()
-    )
+    answer = reply["choices"][0]["message"]["content"]
+    assert answer.strip() == tokenizer.decode(output, skip_special_tokens=True).strip()
 
 
 def test_a_single_changed_weight_is_noticed(folder, written, tmp_path):
@@ -130,8 +120,12 @@ def test_a_single_changed_weight_is_noticed(folder, written, tmp_path):
         gguf_files.read_gguf(folder, spoilt)
 
 
-def test_a_missing_tensor_is_noticed(copy, written):
+def test_a_missing_tensor_and_other_tokens_are_noticed(copy, written):
     target = copy("config.json")
+    text = (target / "tokenizer.json").read_text()
+    (target / "tokenizer.json").write_text(text.replace("<|reserved_special_token_7|>", "<|another|>"))
+    with pytest.raises(ValueError, match="does not hold the tokens"):
+        gguf_files.read_gguf(target, written)
     shard = sorted(target.glob("model*.safetensors"))[-1]
     weights = load_file(shard)
     weights.pop("model.norm.weight")
@@ -140,24 +134,13 @@ def test_a_missing_tensor_is_noticed(copy, written):
         gguf_files.read_gguf(target, written)
 
 
-def test_other_tokens_are_noticed(copy, written):
-    target = copy("config.json")
-    text = (target / "tokenizer.json").read_text()
-    (target / "tokenizer.json").write_text(text.replace("<|reserved_special_token_7|>", "<|another|>"))
-    with pytest.raises(ValueError, match="does not hold the tokens"):
-        gguf_files.read_gguf(target, written)
-
-
-def test_what_it_does_not_know_is_refused_with_what_to_do(copy, tmp_path):
+def test_what_it_does_not_know_is_refused_with_what_to_do(folder, copy, tmp_path):
+    assert gguf_files.gguf_problem(folder) is None
     for file, values, sentence in [
         ("config.json", {"rope_scaling": {"rope_type": "llama3"}}, "scaled rotary embedding or a bias"),
         ("config.json", {"rope_scaling": None, "attention_bias": True}, "scaled rotary embedding or a bias"),
         ("config.json", {"architectures": ["Qwen2ForCausalLM"]}, "holds a .*Qwen2ForCausalLM.*only Llama"),
-        (
-            "tokenizer.json",
-            {"pre_tokenizer": {"type": "ByteLevel"}},
-            "is not Llama 3's",
-        ),
+        ("tokenizer.json", {"pre_tokenizer": {"type": "ByteLevel"}}, "is not Llama 3's"),
     ]:
         if file == "tokenizer.json":
             copy("config.json", architectures=["LlamaForCausalLM"], attention_bias=False)
@@ -166,12 +149,6 @@ def test_what_it_does_not_know_is_refused_with_what_to_do(copy, tmp_path):
         with pytest.raises(ValueError, match=sentence):
             gguf_files.write_gguf(target, tmp_path / "none.gguf")
         assert not (tmp_path / "none.gguf").exists()
-
-
-def test_an_empty_folder_names_notebook_05(folder, tmp_path):
-    assert gguf_files.gguf_problem(folder) is None
-    with pytest.raises(FileNotFoundError, match="run notebook 05 first"):
-        gguf_files.write_gguf(tmp_path, tmp_path / "none.gguf")
 
 
 def test_rows_without_a_token_are_marked_unused(copy, tmp_path):

@@ -12,11 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from utils import environment, hub, preflight
-from utils.publish import chat_app, merge
+from utils.publish import chat_app, merge, models
 from utils.train import base as bases
 from utils.train import fit, model_loading
 
-PRECISIONS = ("auto", "whole", "4-bit")
+SPACE_FILES = ["app.py", "models.json", "requirements.txt", "README.md"]
 
 
 @dataclass(frozen=True)
@@ -61,64 +61,46 @@ def check_chat(
     """Find the merged model and its base, show what would stop the chat or the push, and stop at a red line.
 
     A Space's repository is made here, still empty. `more` is the notebook's.
-
-    Raises:
-        FileNotFoundError: if there is no merged model, or a Space's model is not on the Hub.
-        NotReady: see `preflight.stop_if_red`.
     """
-    from IPython.display import display
-
-    token, device = environment.find_token("HF_TOKEN"), environment.find_device()
-    artifacts = Path(artifacts)
-    merged = bases.describe_base(merge.find_merged(model, artifacts), token=token)
+    token, artifacts = environment.find_token("HF_TOKEN"), Path(artifacts)
+    merged = bases.describe_base(models.find_merged(model, artifacts), token=token)
     named = more["base_model"], None
     if not more["base_model"]:
-        named = merge.base_of(merged.name, merged.commit, artifacts / "run", token)
+        named = models.base_of(merged.name, merged.commit, artifacts / "run", token)
     base = bases.describe_base(*named, token)
     print(f"tuned  {merged.name}\nbase   {base.name} @ {base.commit}")
-    models = [merged, base] if compare else [merged]
-    checks = [check for it in models for check in fit.check_base(it)]
+    loaded = [merged, base] if compare else [merged]
+    checks = [check for it in loaded for check in fit.check_base(it)]
     preflight.stop_if_red(checks)
-    room = preflight.ROOM[device.kind] * device.memory_gb
-    needed = {kind: weights_gb(models, kind == "4-bit", device.kind) for kind in PRECISIONS[1:]}
-    if precision == "auto":
-        precision = "whole" if needed["whole"] < room else "4-bit"
-    found = f"{needed[precision]:.2f} GB {precision}, {room:.1f} GB usable"
+    width = 2 if environment.find_device().kind == "cuda" else 4
+    needed_gb = {kind: weights_gb(loaded, kind == "4-bit", width) for kind in ("whole", "4-bit")}
     mend = "set COMPARE = False, or take a machine with more memory"
-    checks.append(preflight.Check("memory of the weights", needed[precision] < room, found, mend))
+    precision, memory_check = models.choose_precision(precision, needed_gb, mend)
     identity = hub.hub_identity(token) if space_repo else None
-    published = merge.published_as(merged.name, base.name, identity["name"] if identity else "you")
+    published = models.published_as(merged.name, base.name, identity["name"] if identity else "you")
     folder = environment.artifacts_folder(artifacts, more["gguf_folder"] or ".")
-    needs = [(sum(it.download_gb for it in models), hub.cache_folder(), "the models")]
+    disk = [(sum(it.download_gb for it in loaded), hub.cache_folder(), "the models")]
     if write_gguf:
-        needs.append((merged.size_gb, folder, "the GGUF file"))
-    checks += preflight.check_disk(needs)
-    checks += preflight.check_writing(identity, [space_repo] if space_repo else [])
-    display(preflight.as_table(checks))
-    preflight.stop_if_red(checks)
+        disk.append((merged.size_gb, folder, "the GGUF file"))
+    models.show_checks([*checks, memory_check], disk, identity, [space_repo] if space_repo else [])
     commit = None
     if space_repo:
         commit = hub.describe_repository(published, token=token).commit
         hub.create_repository(space_repo, token, private, "space")
     places = {"space": artifacts / "space", "gguf": folder / f"{published.split('/')[-1]}.gguf"}
-    four_bit = precision == "4-bit"
-    return ChatPlan(merged, base, models, four_bit, published, commit, space_repo, token=token, **places)
+    return ChatPlan(merged, base, loaded, precision == "4-bit", published, commit, space_repo, token=token, **places)
 
 
-def weights_gb(models: list, four_bit: bool, kind: str = "cuda") -> float:
-    """Return what the weights of all models take in GB: whole, 16 bits each on a GPU and 32 on a CPU."""
-    width = 2 if kind == "cuda" else 4
-    return sum(model_loading.weights_gb(it.skeleton, four_bit, width) for it in models)
+def weights_gb(loaded: list, four_bit: bool, width: int = 2) -> float:
+    """Return what the weights of all models take in GB; whole, each takes `width` bytes."""
+    return sum(model_loading.weights_gb(it.skeleton, four_bit, width) for it in loaded)
 
 
 def load_sides(plan: ChatPlan) -> list[chat_app.Side]:
-    """Load the models of a plan, each file compared with the Hub's list; both get the tuned model's tokenizer.
-
-    What an earlier call loaded is let go of first: twice would not fit.
-    """
+    """Load the models of a plan, each file compared with the Hub's list; both get the tuned model's tokenizer."""
     import torch
 
-    plan.sides.clear()
+    plan.sides.clear()  # of an earlier call: twice would not fit
     gc.collect()
     torch.cuda.empty_cache()
     for title, it in zip(plan.titles, plan.models, strict=True):
@@ -135,23 +117,23 @@ def write_space(plan: ChatPlan, window: int, examples: list[str]) -> str:
     shutil.rmtree(plan.space, ignore_errors=True)
     plan.space.mkdir(parents=True)
     shutil.copy(chat_app.__file__, plan.space / "app.py")
-    models = [{"title": plan.titles[0], "name": plan.published, "revision": plan.published_commit}]
+    entries = [{"title": plan.titles[0], "name": plan.published, "revision": plan.published_commit}]
     if len(plan.models) > 1 and plan.base.commit:  # a folder of this machine is not on the Hub
-        models.append({"title": plan.titles[1], "name": plan.base.name, "revision": plan.base.commit})
-    title = plan.name + (" beside its base" if len(models) > 1 else "")
-    settings = {"title": title, "models": models, "four_bit": plan.four_bit, "window": window, "examples": examples}
+        entries.append({"title": plan.titles[1], "name": plan.base.name, "revision": plan.base.commit})
+    title = plan.name + (" beside its base" if len(entries) > 1 else "")
+    settings = {"title": title, "models": entries, "four_bit": plan.four_bit, "window": window, "examples": examples}
     (plan.space / "models.json").write_text(json.dumps(settings, indent=2) + "\n")
     needs = [f"{name}=={version(name)}" for name in ("transformers", "accelerate", "bitsandbytes")]
     (plan.space / "requirements.txt").write_text("\n".join(["torch>=2.11", *needs]) + "\n")
-    llama = bases.llama_licence(plan.base.name, plan.base.licence)
-    gigabytes = weights_gb(plan.models[: len(models)], plan.four_bit)
+    llama = hub.llama_licence(plan.base.name, plan.base.licence)
+    gigabytes = weights_gb(plan.models[: len(entries)], plan.four_bit)
     about = SpaceCardData(
         title=title,
         sdk="gradio",
         sdk_version=version("gradio"),
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",  # else Spaces take one that is too old
         app_file="app.py",
-        models=[entry["name"] for entry in models],
+        models=[entry["name"] for entry in entries],
         license=(llama or plan.base.licence) if plan.base.commit else None,
     )
     if gigabytes > 5:  # more than the free hardware answers with in reasonable time
@@ -164,25 +146,10 @@ def write_space(plan: ChatPlan, window: int, examples: list[str]) -> str:
 
 
 def push_space(plan: ChatPlan) -> str | None:
-    """Push the Space's files as one commit, compare what the Hub then lists, and return the commit, if one was asked.
-
-    Raises:
-        ValueError: naming the files that the Hub lists differently.
-    """
-    from huggingface_hub import HfApi
-
+    """Push the Space's files, if asked, as one commit, compare what the Hub then lists, and return the commit."""
     if not plan.space_repo:
         print('Nothing was pushed: set SPACE_REPO = "your-name/..." to publish.')
         return None
-    files = ["app.py", "*.json", "*.txt", "*.md"]
-    commit = hub.commit_files(plan.space, plan.space_repo, files, plan.token, repo_type="space")
-    with hub.in_one_sentence(plan.space_repo, "space", commit):
-        about = {"revision": commit, "repo_type": "space", "files_metadata": True}
-        listed = HfApi(token=plan.token).repo_info(plan.space_repo, **about).siblings
-    listed = {entry.rfilename: entry for entry in listed}
-    sent = sorted(plan.space.iterdir())
-    wrong = [it.name for it in sent if it.name not in listed or not hub.is_as_listed(it, listed[it.name])]
-    if wrong:
-        raise ValueError(f"{plan.space_repo} @ {commit} does not hold what was sent: {', '.join(wrong)}. Push again.")
-    print(f"{hub.page(plan.space_repo, 'space')} @ {commit}")
+    commit = hub.commit_files(plan.space, plan.space_repo, SPACE_FILES, plan.token, repo_type="space")
+    merge.verify_push(plan.space, plan.space_repo, commit, SPACE_FILES, plan.token, kind="space")
     return commit

@@ -23,27 +23,21 @@ class Side:
 def load_side(title: str, name: str, revision: str | None = None, four_bit: bool = False, tokenizer=None) -> Side:
     """Load a model and its tokenizer, in 4 bits or whole, never with remote code and never from a pickle.
 
-    `tokenizer` is that of the other side, taken instead of its own: Llama 3's base has no chat template.
-
-    Raises:
-        MemoryError: if there is a GPU, and it has no room for the whole model.
+    `tokenizer` is that of the other side, taken instead of its own: Llama 3's base has no chat template. Raises
+    `MemoryError` if there is a GPU, and it has no room for the whole model.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-    half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    dtype = half if torch.cuda.is_available() else torch.float32
-    nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
-    model = AutoModelForCausalLM.from_pretrained(
-        name,
-        revision=revision,
-        dtype=dtype,
-        device_map="auto",
-        quantization_config=BitsAndBytesConfig(bnb_4bit_use_double_quant=True, **nf4) if four_bit else None,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
-    if torch.cuda.is_available() and {"cpu", "disk"} & set(getattr(model, "hf_device_map", {}).values()):
+    has_gpu, dtype = torch.cuda.is_available(), torch.float32
+    if has_gpu:
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    options = {"revision": revision, "dtype": dtype, "device_map": "auto"}
+    if four_bit:
+        nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype, "bnb_4bit_use_double_quant": True}
+        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, **nf4)
+    model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, trust_remote_code=False, **options)
+    if has_gpu and {"cpu", "disk"} & set(getattr(model, "hf_device_map", {}).values()):
         raise MemoryError(f"{name} does not fit on the GPU beside what is there: end other runtimes or load one model.")
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
@@ -58,10 +52,7 @@ def context_length(model) -> int:
 def fit_prompt(tokenizer, messages: list[dict], room: int) -> tuple[list[int], int]:
     """Return the tokens of a prompt, and how many messages were left out to fit `room` tokens: the earliest turns.
 
-    A system message always stays, and so does the last message.
-
-    Raises:
-        ValueError: if the last message does not fit alone, saying how many tokens it has and how many fit.
+    A system message always stays, and so does the last message; `ValueError` says if these alone do not fit.
     """
     system = [message for message in messages if message["role"] == "system"]
     talk = [message for message in messages if message["role"] != "system"]
@@ -69,16 +60,16 @@ def fit_prompt(tokenizer, messages: list[dict], room: int) -> tuple[list[int], i
 
     def prompt(start):
         text = tokenizer.apply_chat_template(system + talk[start:], add_generation_prompt=True, tokenize=False)
-        return tokenizer(text, add_special_tokens=False, verbose=False)  # which would warn of what is tried here
+        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
-    first = bisect_left(starts, True, key=lambda start: len(prompt(start)["input_ids"]) <= room)
-    if first == len(starts):
-        what = "with the system prompt it" if system else "it"
-        raise ValueError(
-            f"This is too long: {what} has {len(prompt(-1)['input_ids']):,} tokens, and {max(room, 0):,} fit. "
-            "Shorten the message, or leave less room for the answer."
-        )
-    return prompt(starts[first])["input_ids"], starts[first]
+    first = bisect_left(starts, True, key=lambda start: len(prompt(start)) <= room)
+    if first < len(starts):
+        return prompt(starts[first]), starts[first]
+    what = "with the system prompt it" if system else "it"
+    raise ValueError(
+        f"This is too long: {what} has {len(prompt(-1)):,} tokens, and {max(room, 0):,} fit. Shorten the message, or "
+        "leave less room for the answer."
+    )
 
 
 def stream_answer(
@@ -92,14 +83,9 @@ def stream_answer(
     """Answer a conversation, and yield the text again and again as it grows.
 
     The model runs in a thread of its own. It ends at the end token, at `max_new_tokens`, when another thread sets
-    `stop`, and when nobody takes the text any more (`close` of the generator), within a token of it.
-
-    Args:
-        temperature: 0 always takes the most likely token; above, any may be drawn, the more freely the higher it is.
-        window: most tokens of prompt and answer; `None` for what the model reads.
-
-    Raises:
-        ValueError, RuntimeError: see `fit_prompt`; if the model fails, saying with what.
+    `stop`, and when nobody takes the text any more (`close` of the generator), within a token of it. At temperature 0
+    it takes the most likely token. `window` holds prompt and answer, in tokens. Raises as `fit_prompt`, and
+    `RuntimeError` if the model fails.
     """
     import torch
     from transformers import GenerationConfig, StoppingCriteriaList, TextIteratorStreamer
@@ -109,12 +95,12 @@ def stream_answer(
     room = (window or context_length(model)) - max_new_tokens
     ids = torch.tensor([fit_prompt(tokenizer, messages, room)[0]], device=model.device)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     drawn = {"do_sample": False}
     if temperature > 0:  # from all tokens
         drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "streamer": streamer}
-    given["generation_config"] = GenerationConfig(max_new_tokens=max_new_tokens, **ends, **drawn)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = GenerationConfig(max_new_tokens=max_new_tokens, **ends, **drawn)
+    given = {"attention_mask": torch.ones_like(ids), "streamer": streamer, "generation_config": config}
 
     def stopped(tokens, scores, **kwargs):
         ended = left.is_set() or (stop is not None and stop.is_set())
@@ -122,7 +108,7 @@ def stream_answer(
 
     def generate():
         try:
-            model.generate(**given, stopping_criteria=StoppingCriteriaList([stopped]))
+            model.generate(ids, **given, stopping_criteria=StoppingCriteriaList([stopped]))
         except Exception as error:  # it must not vanish with the thread
             failures.append(error)
         finally:
@@ -145,9 +131,8 @@ def stream_answer(
 def plain_messages(history: list[dict]) -> list[dict]:
     """Return a Gradio history as a tokenizer wants it, each message one text.
 
-    Example:
-        >>> plain_messages([{"role": "user", "content": [{"type": "text", "text": "Hi!"}], "options": None}])
-        [{'role': 'user', 'content': 'Hi!'}]
+    >>> plain_messages([{"role": "user", "content": [{"type": "text", "text": "Hi!"}], "options": None}])
+    [{'role': 'user', 'content': 'Hi!'}]
     """
     plain = []
     for message in history:
@@ -156,7 +141,7 @@ def plain_messages(history: list[dict]) -> list[dict]:
     return plain
 
 
-def build_app(sides: list[Side], window: int | None = None, examples: list[str] = (), title: str = "Chat"):
+def build_app(sides: list[Side], window: int, examples: list[str], title: str):
     """Build a `gradio.ChatInterface` for one side and, if there is another, its talk in a second column.
 
     One text box feeds both, and their answers grow together; stop, retry, undo and clear mean both.
@@ -207,7 +192,7 @@ def build_app(sides: list[Side], window: int | None = None, examples: list[str] 
                 system = gradio.Textbox(label="System prompt", placeholder="None", lines=1, max_lines=6)
                 with gradio.Row():
                     temperature = gradio.Slider(0, 1.5, value=0, step=0.1, label="Temperature", info="0 is greedy")
-                    most = max(32, min(1024, (window or context_length(sides[0].model)) // 2))
+                    most = max(32, min(1024, window // 2))
                     longest = gradio.Slider(16, most, value=min(256, most), step=8, label="Answer", info="in tokens")
         box = gradio.Textbox(label="Your message", placeholder="Write here", max_lines=8, submit_btn=True, render=False)
         with place:

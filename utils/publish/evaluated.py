@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils import environment, hub, preflight
-from utils.publish import card, merge
+from utils.publish import card
+from utils.publish import models as merged_models
 from utils.train import base as bases
 from utils.train import fit, keep, memory, model_loading
 
@@ -51,14 +52,11 @@ def find_models(artifacts, token, adapter: str, merged: str, push: bool, more: d
     found = bases.describe_base(merged, None, token) if merged else None
     identity = hub.hub_identity(token) if push else None
     owner = identity["name"] if identity else "you"
-    merged_repo = more["merged_repo"]
-    if not merged_repo and found:
-        merged_repo = merge.published_as(found.name, base.name, owner)
-    merged_repo = merged_repo or f"{owner}/{bases.model_name(base.name)}"
-    names = {"adapter": more["adapter_repo"] or f"{merged_repo}-adapter"}
+    merged_repo = more["merged_repo"] or merged_models.published_as(merged, base.name, owner)
+    repositories = {"adapter": more["adapter_repo"] or f"{merged_repo}-adapter"}
     if found:
-        names["merged"] = merged_repo
-    return Models(folder, run, held_out, base, found, names, identity)
+        repositories["merged"] = merged_repo
+    return Models(folder, run, held_out, base, found, repositories, identity)
 
 
 def check_models(models: Models, precision: str, batch_size: int, push: bool, token) -> str:
@@ -66,25 +64,16 @@ def check_models(models: Models, precision: str, batch_size: int, push: bool, to
 
     "auto" takes the models whole, in 16 bits on a GPU, if they fit.
     """
-    from IPython.display import display
-
     found = [models.base, models.merged] if models.merged else [models.base]
     checks = [line for it in found for line in fit.check_base(it)]
     preflight.stop_if_red(checks)  # of a base that cannot be read, nothing below can be said
-    device = environment.find_device()
-    room = preflight.ROOM[device.kind] * device.memory_gb
-    shape = models.base.skeleton, device.dtype, batch_size, models.run["recipe"]["max_length"]
-    if precision == "auto":
-        precision = "whole" if scoring_gb(False, *shape) <= room else "4-bit"
-    needed = scoring_gb(precision == "4-bit", *shape)
-    told = f"{needed:.2f} GB predicted {precision}, {room:.1f} GB usable on {device.name}"
+    shape = models.base.skeleton, environment.find_device().dtype, batch_size, models.run["recipe"]["max_length"]
+    needed_gb = {"whole": scoring_gb(False, *shape), "4-bit": scoring_gb(True, *shape)}
     mend = 'set PRECISION = "auto" or a smaller BATCH_SIZE, or take a GPU with more memory'
-    checks.append(preflight.Check("memory", needed <= room, told, mend))
-    checks += preflight.check_disk([(it.download_gb, hub.cache_folder(), "models") for it in found])
+    precision, memory_check = merged_models.choose_precision(precision, needed_gb, mend)
+    disk = [(it.download_gb, hub.cache_folder(), "models") for it in found]
     repositories = list(models.repositories.values()) if push else []
-    checks += preflight.check_writing(models.identity, repositories, models.base.name)
-    display(preflight.as_table(checks))
-    preflight.stop_if_red(checks)
+    merged_models.show_checks([*checks, memory_check], disk, models.identity, repositories, models.base.name)
     for repo_id in repositories:
         hub.describe_repository(repo_id, token=token)  # stops if notebook 05 has not made it
     return precision
@@ -101,7 +90,7 @@ def scoring_gb(four_bit: bool, skeleton, dtype: str, rows: int, tokens: int) -> 
 def fetch_merged(models: Models, token) -> Path:
     """Download the merged model; raises `ValueError` if it was merged from another adapter."""
     folder = bases.fetch_base(models.merged.name, models.merged.commit, token)
-    merge.check_merged_from(folder, models.adapter)
+    merged_models.check_merged_from(folder, models.adapter)
     return folder
 
 
@@ -110,18 +99,16 @@ def write_cards(models: Models, results: dict, folder, push: bool, token) -> dic
 
     A merged model without `merge.json`, notebook 05's proof, gets no card; one from the Hub gets it in `folder`.
     """
-    homes, pushed = {"adapter": models.adapter}, {}
+    homes, parity, pushed = {"adapter": models.adapter}, {}, {}
     if models.merged:
         merged = bases.fetch_base(models.merged.name, models.merged.commit, token)
-        proof = merged / merge.PROOF
-        if proof.exists():
+        parity = merged_models.read_proof(merged)
+        if parity:
             homes["merged"] = merged if models.merged.commit is None else Path(folder) / "merged"
     for name, home in homes.items():
         repo_id = models.repositories[name]
         home.mkdir(exist_ok=True)
-        parity = json.loads(proof.read_text()) if name == "merged" else None
-        drawn = (home / card.CURVES).exists()
-        (home / "README.md").write_text(card.model_card(repo_id, models.run, parity, results, has_curves=drawn))
+        card.write_card(home, repo_id, models.run, parity if name == "merged" else None, results)
         print(home / "README.md")
         if push:
             pushed[repo_id] = hub.commit_files(home, repo_id, ["README.md"], token)

@@ -11,16 +11,11 @@ from pathlib import Path
 from string import Template
 
 from utils.data import render_pair
+from utils.train.checks import WARNINGS
 
 EXPORTS = Path(__file__).parents[2] / "data" / "exports"
 TOOLS = ("axolotl", "llama-factory", "autotrain", "trl-cli")
 COLUMNS = ("prompt", "chosen", "rejected")
-MIXED_PRECISION = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
-WARNING = (
-    "The card of Anthropic/hh-rlhf warns against supervised training of dialogue agents on it, and the first term of "
-    "ORPO's loss is supervised training: what is trained on it can be harmful. Study it, and do not publish it as an "
-    "assistant."
-)
 
 
 def write_export(folder, tool: str, settings: dict, pairs, tokenizer, **options) -> list[Path]:
@@ -28,8 +23,7 @@ def write_export(folder, tool: str, settings: dict, pairs, tokenizer, **options)
 
     `settings` are notebook 03's parameters, as in `recipes/`; `options` are those of `configure_tool`.
     """
-    text = configure_tool(tool, settings, len(pairs["train"]), **options)
-    files = {f"{tool}.yaml": text}
+    files = {f"{tool}.yaml": configure_tool(tool, settings, len(pairs["train"]), **options)}
     for split in ("train", "test"):
         rows = (json.dumps(render_pair(pair, tokenizer), ensure_ascii=False) for pair in pairs[split])
         files[f"pairs/{split}.jsonl"] = "".join(row + "\n" for row in rows)
@@ -50,16 +44,20 @@ def configure_tool(
 ) -> str:
     """Write settings as a tool's YAML, with comments on what it computes differently from notebook 03.
 
-    `revision` is the base's commit (`None` is main), `dtype` what the GPU computes in. Raises `ValueError` for what
-    the tool cannot do.
+    `revision` is the base's commit, `dtype` what the GPU computes in. Raises `ValueError` for what the tool cannot do.
     """
-    more = settings["MORE"]
+    import yaml
+
+    more, epochs, dataset = settings["MORE"], settings["NUM_EPOCHS"], settings["DATASET"]
     modules, batch = more["target_modules"], more["effective_batch"]
     if batch % micro_batch:
         raise ValueError(f"Passes of {micro_batch} pairs do not add up to {batch}: change micro_batch.")
+    if tool == "autotrain" and epochs != int(epochs):
+        raise ValueError(f"AutoTrain counts whole epochs, and {epochs} is none: set NUM_EPOCHS to 1 or more.")
+    steps = math.ceil(train_pairs / batch) * epochs
     values = {key.lower(): value for key, value in settings.items()} | more
     values |= {
-        "name": f"{settings['BASE_MODEL']} on {settings['DATASET']}",
+        "name": f"{settings['BASE_MODEL']} on {dataset}",
         "revision": revision or "main",
         "too_long": "truncate" if more["truncate_answers"] else "drop",
         "modules_in_a_line": modules if isinstance(modules, str) else ",".join(modules),
@@ -68,28 +66,17 @@ def configure_tool(
         "dtype": dtype,
         "bf16": dtype == "bfloat16",
         "fp16": dtype == "float16",
-        "mixed_precision": MIXED_PRECISION[dtype],
+        "mixed_precision": {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}[dtype],
+        "whole_epochs": int(epochs),
+        "warmup_share": round(min(more["warmup_steps"] / steps, 1.0), 6),
     }
-    if tool == "autotrain":
-        values |= _for_autotrain(settings["NUM_EPOCHS"], more["warmup_steps"], math.ceil(train_pairs / batch))
-    text = Template((EXPORTS / f"{tool}.yaml").read_text(encoding="utf-8"))
-    first, rest = text.substitute({key: _yaml(value) for key, value in values.items()}).split("\n", 1)
-    lines = [first]
-    if settings["DATASET"].startswith("Anthropic/hh-rlhf"):
-        lines.append(textwrap.fill(WARNING, 118, initial_indent="# ", subsequent_indent="# "))
-    return "\n".join([*lines, rest])
-
-
-def _for_autotrain(num_epochs: float, warmup_steps: int, steps: int) -> dict:
-    """Turn epochs and warm-up into what AutoTrain counts: whole ones, and a share of the steps."""
-    if num_epochs != int(num_epochs):
-        raise ValueError(f"AutoTrain counts whole epochs, and {num_epochs} is none: set NUM_EPOCHS to 1 or more.")
-    share = min(warmup_steps / (steps * int(num_epochs)), 1.0)
-    return {"whole_epochs": int(num_epochs), "warmup_share": round(share, 6)}
-
-
-def _yaml(value) -> str:
-    """Write a value in one line of YAML."""
-    import yaml
-
-    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).split("\n")[0]
+    in_yaml = {
+        key: yaml.safe_dump(value, default_flow_style=True, width=math.inf).split("\n")[0]
+        for key, value in values.items()
+    }
+    text = Template((EXPORTS / f"{tool}.yaml").read_text(encoding="utf-8")).substitute(in_yaml)
+    warning = WARNINGS.get(dataset.split("@")[0])
+    if warning is None:
+        return text
+    first, rest = text.split("\n", 1)
+    return "\n".join([first, textwrap.fill(warning, 118, initial_indent="# ", subsequent_indent="# "), rest])

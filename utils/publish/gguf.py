@@ -7,16 +7,16 @@ is `llama-quantize`'s, other architectures, tokenizers other than Llama 3's, and
 
 import json
 import logging
-import math
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 # How Llama 3 cuts text before it looks for tokens; llama.cpp knows it by the name llama-bpe.
 LLAMA_3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-KINDS = {"BF16": "MOSTLY_BF16", "F16": "MOSTLY_F16", "F32": "ALL_F32"}  # of weights, and llama.cpp's names for a file
+OTHER_TOOL = "use llama.cpp's convert_hf_to_gguf.py."
+FORMATS = {"torch.bfloat16": "BF16", "torch.float16": "F16", "torch.float32": "F32"}  # as llama.cpp calls them
 
 
 def gguf_problem(folder) -> str | None:
@@ -28,30 +28,26 @@ def gguf_problem(folder) -> str | None:
 
 
 def write_gguf(folder, path) -> Path:
-    """Write the model of a folder, with its tokenizer and chat template, as one GGUF file; holds one tensor at a time.
+    """Write the model of a folder, with its tokenizer and chat template, as one GGUF file, named like the model.
 
-    The name of the file without `.gguf` is the model's.
-
-    Raises:
-        ValueError: for another architecture, a scaled rotary embedding, a bias or another tokenizer, naming it.
-        FileNotFoundError: if the folder has no configuration.
+    The weights stay on the disk, but for the query and key projections. Raises `ValueError` for what it cannot write.
     """
     import gguf
 
     folder, path = Path(folder), Path(path)
     settings, tokenizer = _read_model(folder)
+    tensors = _tensors(folder, settings)
     writer = gguf.GGUFWriter(path, "llama")
-    with _tensors(folder, settings) as tensors:
-        _describe(writer, path.stem, settings, {entry.kind for entry in tensors.values() if entry.matrix})
-        _add_tokenizer(writer, folder, settings, tokenizer)
-        for name, entry in tensors.items():
-            size = entry.numel * entry.bits.itemsize
-            writer.add_tensor_info(name, entry.shape, entry.bits, size, raw_dtype=entry.target)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for entry in tensors.values():
-            writer.write_tensor_data(entry.read())
+    _describe(writer, path.stem, settings)
+    _describe_tokenizer(writer, folder, _tokens(tokenizer, settings["vocab_size"]))
+    most = tensors["token_embd.weight"].kind
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if most == "F32" else f"MOSTLY_{most}"])
+    for name, it in tensors.items():  # llama.cpp has the rows of a head as neighbouring pairs, not as two halves
+        bits = _as_integers(_swap(it.tensor, it.heads, 2, -1)).numpy()
+        writer.add_tensor(name, bits, raw_dtype=gguf.GGMLQuantizationType[it.kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
     writer.close()
     return path
 
@@ -60,37 +56,33 @@ def read_gguf(folder, path) -> dict:
     """Read a GGUF file with the `gguf` package's reader, and compare every tensor and token with the folder it is of.
 
     It undoes the order of rows that `write_gguf` made, so it proves that nothing was lost, not that the order is
-    llama.cpp's: in `tests/publish/test_gguf.py`, llama.cpp itself reads the file and answers.
-
-    Returns:
-        `{"tensors": number, "weights": number, "tokens": number, "metadata": {key: value}}`; metadata without lists.
-
-    Raises:
-        ValueError: naming the tensors that are missing, too many or not equal, or saying that the tokens differ.
+    llama.cpp's: in `tests/publish/test_gguf.py`, llama.cpp itself reads the file and answers. Returns the numbers of
+    `tensors`, `weights` and `tokens`, and the `metadata` without lists. Raises `ValueError` naming what differs.
     """
     import gguf
-    import numpy
+    import torch
 
     folder = Path(folder)
     settings, tokenizer = _read_model(folder)
     reader = gguf.GGUFReader(path)
-    found = {tensor.name: tensor for tensor in reader.tensors}
-    with _tensors(folder, settings) as tensors:
-        wrong = sorted(found.keys() ^ tensors.keys())
-        for name in found.keys() & tensors.keys():
-            entry, data = tensors[name], found[name].data.reshape(-1)
-            same = found[name].tensor_type == entry.target and data.nbytes == entry.numel * entry.bits.itemsize
-            if same:
-                same = numpy.array_equal(entry.undo(data.view(entry.bits).reshape(entry.shape)), entry.source())
-            if not same:
-                wrong.append(name)
-        if wrong:
-            raise ValueError(f"{path} does not hold the model of {folder}: {', '.join(wrong)}. Write it again.")
-        weights = sum(entry.numel for entry in tensors.values())
+    found = {entry.name: entry for entry in reader.tensors}
+    tensors = _tensors(folder, settings)
+    wrong = sorted(found.keys() ^ tensors.keys())
+    for name in found.keys() & tensors.keys():
+        it = tensors[name]
+        same = found[name].tensor_type.name == it.kind and found[name].n_bytes == it.tensor.nbytes
+        if same:
+            read = torch.tensor(found[name].data.view("uint8")).view(it.tensor.dtype).reshape(it.tensor.shape)
+            same = torch.equal(_as_integers(_swap(read, it.heads, -1, 2)), _as_integers(it.tensor))
+        if not same:
+            wrong.append(name)
+    if wrong:
+        raise ValueError(f"{path} does not hold the model of {folder}: {', '.join(wrong)}. Write it again.")
     metadata = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     if metadata.get("tokenizer.ggml.tokens") != [text for text, _ in _tokens(tokenizer, settings["vocab_size"])]:
         raise ValueError(f"{path} does not hold the tokens of {folder}. Write it again.")
     plain = {key: value for key, value in metadata.items() if not isinstance(value, list)}
+    weights = sum(it.tensor.numel() for it in tensors.values())
     return {"tensors": len(found), "weights": weights, "tokens": settings["vocab_size"], "metadata": plain}
 
 
@@ -106,99 +98,71 @@ def modelfile(gguf_name: str, tokenizer, window: int) -> str:
     return "\n".join([*lines, f"PARAMETER num_ctx {window}", "PARAMETER temperature 0", ""])
 
 
-class _Tensor:
-    """One tensor of the model: where it comes from, and how it goes into the file."""
-
-    def __init__(self, file, name: str, heads: int | None):
-        import gguf
-        import numpy
-
-        view = file.get_slice(name)  # which reads no weights yet
-        self.file, self.name, self.heads = file, name, heads
-        self.kind, self.shape = view.get_dtype(), tuple(view.get_shape())
-        if self.kind not in KINDS:
-            raise ValueError(f"{name} is stored as {self.kind}: save the model in bf16, as notebook 05 does.")
-        self.matrix = len(self.shape) > 1
-        self.target = gguf.GGMLQuantizationType[self.kind if self.matrix else "F32"]
-        self.bits = numpy.dtype("uint32" if self.target.name == "F32" else "uint16")  # numpy knows no bf16
-        self.numel = math.prod(self.shape)
-
-    def source(self):
-        """Return the bits that the file should give back, as integers."""
-        import torch
-
-        tensor = self.file.get_tensor(self.name)
-        tensor = tensor if self.matrix else tensor.float()
-        return tensor.view(getattr(torch, self.bits.name)).numpy()
-
-    def read(self):
-        """Return what is written: rows of a query or key head go from (two halves) to (neighbouring pairs)."""
-        import numpy
-
-        return numpy.ascontiguousarray(self._swap(self.source(), 2, -1))
-
-    def undo(self, data):
-        """Return the rows in the order of transformers again."""
-        return self._swap(data, -1, 2)
-
-    def _swap(self, data, outer: int, inner: int):
-        if not self.heads:
-            return data
-        return data.reshape(self.heads, outer, inner, data.shape[1]).swapaxes(1, 2).reshape(data.shape)
-
-
-@contextmanager
-def _tensors(folder: Path, settings: dict):
-    """Yield the tensors of a folder under llama.cpp's names, as `_Tensor`, without loading them."""
-    import gguf
-    from safetensors import safe_open
-
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, settings["num_hidden_layers"])
-    heads = {"q_proj": settings["num_attention_heads"], "k_proj": settings["num_key_value_heads"]}
-    with ExitStack() as stack:
-        found = {}
-        for shard in sorted(folder.glob("model*.safetensors")):
-            file = stack.enter_context(safe_open(shard, "pt"))
-            for name in file.keys():
-                new = names.get_name(name, try_suffixes=(".weight",))
-                if new is None:
-                    raise ValueError(f"{name} of {folder} has no place in a llama GGUF: use convert_hf_to_gguf.py.")
-                found[new] = _Tensor(file, name, heads.get(name.split(".")[-2]))
-        if not found:
-            raise FileNotFoundError(f"There is no model*.safetensors in {folder}: run notebook 05 first.")
-        yield found
-
-
 def _read_model(folder: Path) -> tuple[dict, dict]:
     """Return configuration and tokenizer of a folder, if they are of a Llama that this file knows how to write."""
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"There is no config.json in {folder}: run notebook 05 first, or name its folder.")
     settings = json.loads((folder / "config.json").read_text())
     rope = settings.get("rope_parameters") or {"rope_theta": settings.get("rope_theta", 10000.0)}
     scaled = (settings.get("rope_scaling") or rope).get("rope_type", "default") != "default"
-    tool = "use llama.cpp's convert_hf_to_gguf.py."
     if settings.get("architectures") != ["LlamaForCausalLM"]:
-        raise ValueError(f"{folder} holds a {settings.get('architectures')}, and only Llama is written here: {tool}")
+        raise ValueError(
+            f"{folder} holds a {settings.get('architectures')}, and only Llama is written here: {OTHER_TOOL}"
+        )
     if scaled or settings.get("attention_bias") or settings.get("mlp_bias"):
-        raise ValueError(f"{folder} has a scaled rotary embedding or a bias, which is not written here: {tool}")
+        raise ValueError(f"{folder} has a scaled rotary embedding or a bias, which is not written here: {OTHER_TOOL}")
     settings["rope_theta"] = rope["rope_theta"]
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     cut = tokenizer.get("pre_tokenizer") or {}
     words = [part.get("pattern", {}).get("Regex") for part in cut.get("pretokenizers", [])]
     if tokenizer["model"]["type"] != "BPE" or LLAMA_3_WORDS not in words:
-        raise ValueError(f"The tokenizer of {folder} is not Llama 3's (byte-level BPE, llama-bpe): {tool}")
+        raise ValueError(f"The tokenizer of {folder} is not Llama 3's (byte-level BPE, llama-bpe): {OTHER_TOOL}")
     return settings, tokenizer
 
 
-def _describe(writer, name: str, settings: dict, kinds: set[str]) -> None:
-    import gguf
+class _Tensor(NamedTuple):
+    tensor: object  # mapped from its file, not loaded; norms in 32 bits
+    heads: int | None  # whose rows change their order
+    kind: str  # of `FORMATS`
 
+
+def _tensors(folder: Path, settings: dict) -> dict[str, _Tensor]:
+    """Return the tensors of a folder under llama.cpp's names."""
+    import gguf
+    from safetensors import safe_open
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, settings["num_hidden_layers"])
+    heads = {"q_proj": settings["num_attention_heads"], "k_proj": settings["num_key_value_heads"]}
+    found = {}
+    for shard in sorted(folder.glob("model*.safetensors")):
+        with safe_open(shard, "pt") as file:
+            for name in file.keys():
+                new, tensor = names.get_name(name, try_suffixes=(".weight",)), file.get_tensor(name)
+                if tensor.dim() == 1:
+                    tensor = tensor.float()
+                kind = FORMATS.get(str(tensor.dtype))
+                if new is None or kind is None:
+                    raise ValueError(f"{name} of {folder}, {tensor.dtype}, has no place here: {OTHER_TOOL}")
+                found[new] = _Tensor(tensor, heads.get(name.split(".")[-2]), kind)
+    return found
+
+
+def _swap(tensor, heads: int | None, outer: int, inner: int):
+    """Swap the two numbers that count the rows within each head; a tensor without heads stays as it is."""
+    if heads is None:
+        return tensor
+    return tensor.view(heads, outer, inner, tensor.shape[-1]).transpose(1, 2).reshape(tensor.shape)
+
+
+def _as_integers(tensor):
+    """Return the same bits as integers: numpy knows no bfloat16, and equal bits are more than equal numbers."""
+    import torch
+
+    return tensor.view(torch.int32 if tensor.itemsize == 4 else torch.int16)
+
+
+def _describe(writer, name: str, settings: dict) -> None:
     head = settings.get("head_dim") or settings["hidden_size"] // settings["num_attention_heads"]
-    kind = KINDS[kinds.pop()] if len(kinds) == 1 else "GUESSED"
     writer.add_type("model")
     writer.add_name(name)
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_file_type(gguf.LlamaFileType[kind])
     writer.add_vocab_size(settings["vocab_size"])
     writer.add_context_length(settings["max_position_embeddings"])
     writer.add_embedding_length(settings["hidden_size"])
@@ -224,13 +188,12 @@ def _tokens(tokenizer: dict, rows: int) -> list[tuple[str, int]]:
     return [found.get(i, (f"[PAD{i}]", TokenType.UNUSED)) for i in range(rows)]
 
 
-def _add_tokenizer(writer, folder: Path, settings: dict, tokenizer: dict) -> None:
+def _describe_tokenizer(writer, folder: Path, tokens: list[tuple[str, int]]) -> None:
     import gguf
 
     logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # it wonders about pairs of texts, which a chat has none of
-    texts, kinds = zip(*_tokens(tokenizer, settings["vocab_size"]), strict=True)
     writer.add_tokenizer_model("gpt2")  # llama.cpp's name for byte-level BPE
     writer.add_tokenizer_pre("llama-bpe")
-    writer.add_token_list(list(texts))
-    writer.add_token_types(list(kinds))
-    gguf.SpecialVocab(folder, load_merges=True, n_vocab=len(texts)).add_to_gguf(writer, quiet=True)
+    writer.add_token_list([text for text, _ in tokens])
+    writer.add_token_types([kind for _, kind in tokens])
+    gguf.SpecialVocab(folder, load_merges=True, n_vocab=len(tokens)).add_to_gguf(writer, quiet=True)
