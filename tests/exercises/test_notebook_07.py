@@ -25,8 +25,8 @@ def test_a_wrong_cost_of_a_system_prompt_is_told(tokenizer, capsys):
     right = len(whole) - len(without)
     assert alone < right < len(whole)
     for answer, said in (
-        (len(whole), "subtract those of the question"),
-        (alone, f"The text alone has {alone} tokens. The template puts a header"),
+        (len(whole), "subtract its tokens"),
+        (alone, f"the text alone has {alone}. The template puts a header"),
         (right + 2, "too large. Count with the system message and without it"),
     ):
         with pytest.raises(AssertionError, match=said):
