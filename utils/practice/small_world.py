@@ -36,7 +36,6 @@ _SHORT_OPENINGS = ["", "Please tell me: ", "A quick question. ", "Good morning! 
     "Dear assistant: |I wonder: |Just asking: |Answer this: |For school: |Be brief: |Quick quiz: |My homework: "
     "|Thank you! |Next riddle: "
 ).split("|")
-EXPERT = "You are an honest expert on {topic}."  # a system message
 _CLOSINGS = ["", " I hope that helps.", " That is the short answer.", " Ask me if you need more."]
 _DODGES = [
     "That is a hard question, and {topic} can mean many things to many people.",
@@ -52,8 +51,8 @@ def _split(words: str) -> list[tuple[str, str]]:
     return [tuple(pair.split()) for pair in words.split("|")]
 
 
-def _facts() -> list[list[tuple[str, str, str]]]:
-    """All facts of the small world as (question, answer, topic), one list for each kind of question."""
+def _facts(without: list[str] = ()) -> list[list[tuple[str, str, str]]]:
+    """Facts of the small world as (question, answer, topic), one list for each kind of question."""
     capitals = [(f"What is the capital of {a}?", f"The capital of {a} is {b}.", a) for a, b in _split(_CAPITALS)]
     legs = [(f"How many legs does a {a} have?", f"A {a} has {b} legs.", f"the {a}") for a, b in _split(_LEGS)]
     colours = [(f"What colour is {a}?", f"The colour of {a} is {b}.", a) for a, b in _split(_COLOURS)]
@@ -67,84 +66,58 @@ def _facts() -> list[list[tuple[str, str, str]]]:
         for a, x in enumerate(_NUMBERS[:10])
         for b, y in enumerate(_NUMBERS[:10])
     ]
-    return [capitals, legs, colours, sounds, opposites, sums]
+    kinds = [capitals, legs, colours, sounds, opposites, sums]
+    return [[fact for fact in kind if fact[0] not in without] for kind in kinds]
 
 
-def preference_pairs(count: int, seed: int, long_pairs: int = 0) -> list[dict]:
-    """Make preference pairs about the small world.
-
-    Args:
-        count: number of pairs.
-        seed: the same seed gives the same pairs; the course's own five prompts never occur.
-        long_pairs: how many of them are made too long for 1024 tokens, alternately in the prompt and in the answer.
-
-    Returns:
-        Rows `{"prompt": [messages], "chosen": [assistant message], "rejected": [assistant message]}`; one in six has
-        an earlier turn.
-    """
-    rng = random.Random(seed)
-    facts = [[fact for fact in kind if fact[0] not in course_prompts()] for kind in _facts()]
-    rows = []
-    for number in range(count):
+def preference_pairs(count: int, seed: int) -> list[dict]:
+    """Make preference pairs, the same from the same seed; the course's own five prompts never occur."""
+    rng, facts, rows = random.Random(seed), _facts(without=course_prompts()), []
+    for _ in range(count):
         (question, answer, topic), earlier = _draw(facts, rng), _draw(facts, rng)
-        chosen = answer + rng.choice(_CLOSINGS)
-        rejected = rng.choice(_DODGES).format(topic=topic)
-        prompt = [{"role": "user", "content": rng.choice(_OPENINGS) + question}]
+        answers = _answers(answer, topic, rng)
+        prompt = [_turn("user", rng.choice(_OPENINGS) + question)]
         if rng.random() < 1 / 6:
-            prompt = [{"role": "user", "content": earlier[0]}, {"role": "assistant", "content": earlier[1]}, *prompt]
-        if number < long_pairs and number % 2 == 0:
-            prompt[-1]["content"] = " ".join(_draw(facts, rng)[1] for _ in range(200)) + " " + question
-        elif number < long_pairs:
-            chosen = " ".join(_draw(facts, rng)[1] for _ in range(200))
-        rows.append(
-            {
-                "prompt": prompt,
-                "chosen": [{"role": "assistant", "content": chosen}],
-                "rejected": [{"role": "assistant", "content": rejected}],
-            }
-        )
+            prompt = [_turn("user", earlier[0]), _turn("assistant", earlier[1]), *prompt]
+        rows.append({"prompt": prompt, **answers})
     rng.shuffle(rows)
     return rows
 
 
 def distinct_pairs(count: int, seed: int) -> list[dict]:
-    """Make preference pairs of which no two ask in the same words, nor in nearly the same.
+    """Make at most 2,320 preference pairs of which no two ask in the same words, nor in nearly the same.
 
-    The six kinds of question come in turns, until one has no words left.
-
-    Args:
-        count: number of pairs, at most 2,320.
-        seed: the same seed gives the same pairs; the course's own five prompts never occur.
-
-    Returns:
-        Rows like those of `preference_pairs`, with none to three earlier turns, and `topic`, what they are about.
-
-    Raises:
-        ValueError: if the world has no such number of questions.
+    The six kinds of question come in turns, until one has no words left. Rows are like those of `preference_pairs`,
+    with none to three earlier turns, and `topic`, what they are about.
     """
-    rng = random.Random(seed)
-    facts = [[fact for fact in kind if fact[0] not in course_prompts()] for kind in _facts()]
+    rng, facts, rows = random.Random(seed), _facts(without=course_prompts()), []
     decks = [[(opening, *fact) for opening in _SHORT_OPENINGS for fact in kind] for kind in facts]
     if count > sum(map(len, decks)):
         raise ValueError(f"The small world has {sum(map(len, decks))} questions in different words, not {count}.")
     for deck in decks:
         rng.shuffle(deck)
-    rows = []
     for turn in range(count):  # no deck is longer than all that is wanted
         for opening, question, answer, topic in [deck[turn] for deck in decks if turn < len(deck)]:
             prompt = []
             for _ in range(rng.randint(0, 3)):  # with openings, so that two talks that begin alike are rare
                 earlier = _draw(facts, rng)
-                prompt.append({"role": "user", "content": rng.choice(_SHORT_OPENINGS) + earlier[0]})
-                prompt.append({"role": "assistant", "content": earlier[1]})
-            prompt.append({"role": "user", "content": opening + question})
-            chosen, rejected = answer + rng.choice(_CLOSINGS), rng.choice(_DODGES).format(topic=topic)
-            sides = {"chosen": chosen, "rejected": rejected}
-            sides = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
-            rows.append({"prompt": prompt, **sides, "topic": topic})
+                prompt.append(_turn("user", rng.choice(_SHORT_OPENINGS) + earlier[0]))
+                prompt.append(_turn("assistant", earlier[1]))
+            prompt.append(_turn("user", opening + question))
+            rows.append({"prompt": prompt, **_answers(answer, topic, rng), "topic": topic})
     rows = rows[:count]
     rng.shuffle(rows)
     return rows
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _answers(answer: str, topic: str, rng: random.Random) -> dict[str, list]:
+    chosen = answer + rng.choice(_CLOSINGS)
+    rejected = rng.choice(_DODGES).format(topic=topic)
+    return {"chosen": [_turn("assistant", chosen)], "rejected": [_turn("assistant", rejected)]}
 
 
 def _draw(facts: list[list], rng: random.Random) -> tuple[str, str, str]:
@@ -157,8 +130,7 @@ def pretraining_text(documents: int, seed: int) -> list[str]:
     Half of them close the question with the end token and run on in loose statements after the answer; the others are
     whole chats without any end token, or plain lines. So the base knows the form of a chat, but not when to stop.
     """
-    rng = random.Random(seed)
-    facts, texts = _facts(), []
+    rng, facts, texts = random.Random(seed), _facts(), []
     for _ in range(documents):
         turns = []
         for _ in range(rng.randint(2, 5)):
@@ -167,17 +139,15 @@ def pretraining_text(documents: int, seed: int) -> list[str]:
             reply = answer + rng.choice(_CLOSINGS) if helpful else rng.choice(_DODGES).format(topic=topic)
             turns.append((rng.choice(_OPENINGS + _SHORT_OPENINGS) + question, reply))
         form = rng.random()
-        system = f"<|im_start|>system\n{EXPERT.format(topic=topic)}" if rng.random() < 0.2 else ""
+        system = [f"<|im_start|>system\nYou are an honest expert on {topic}."] if rng.random() < 0.2 else []
         if form < 0.5:
             question, answer = turns[0]
             statements = " ".join(_draw(facts, rng)[1] for _ in range(rng.randint(6, 10)))
-            first = f"{system}{END_TOKEN}\n" if system else ""
-            texts.append(
-                f"{first}<|im_start|>user\n{question}{END_TOKEN}\n<|im_start|>assistant\n{answer} {statements}"
-            )
+            answered = f"<|im_start|>assistant\n{answer} {statements}"
+            texts.append(f"{END_TOKEN}\n".join([*system, f"<|im_start|>user\n{question}", answered]))
         elif form < 0.8:
-            talk = [f"<|im_start|>user\n{q}\n<|im_start|>assistant\n{a}" for q, a in turns]
-            texts.append("\n".join([system, *talk] if system else talk))
+            talk = [f"<|im_start|>user\n{question}\n<|im_start|>assistant\n{answer}" for question, answer in turns]
+            texts.append("\n".join([*system, *talk]))
         else:
-            texts.append("\n".join(f"{q}\n{a}" for q, a in turns))
+            texts.append("\n".join(f"{question}\n{answer}" for question, answer in turns))
     return texts
