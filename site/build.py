@@ -1,9 +1,9 @@
 """Builds the course as a static site out of the notebooks that `make course` left behind, for `make site`.
 
 `python site/build.py [--course artifacts/course] [--output artifacts/site]`, in the environment of
-`constraints/site.txt`. The pages are README, CONTRIBUTING, every notebook with its outputs, the solutions and every
-other Markdown file of `notebooks/`: they are found by looking. Sphinx, MyST-NB and its book theme do the work; this
-file writes what they read. The site asks no other host for anything, works in any folder, and from the disk.
+`constraints/site.txt`. The pages are README, CONTRIBUTING, the pictures, every notebook with its outputs, the solutions
+and every other Markdown file of `notebooks/`: they are found by looking. Sphinx, MyST-NB and its book theme do the
+work; this file writes what they read. The site asks no other host for anything, works in any folder, and from the disk.
 Left out: running notebooks, which is `make course`, and publishing.
 """
 
@@ -41,7 +41,7 @@ def find_pages(root: Path) -> list[str]:
     """List the files that become pages, in the order of the contents, as paths from the repository's root."""
     notebooks = root / "notebooks"
     found = [*sorted(notebooks.glob("[0-9][0-9]_*.ipynb")), *sorted(notebooks.glob("solutions/*.ipynb"))]
-    found += [*sorted(notebooks.glob("*.md")), root / "CONTRIBUTING.md"]
+    found += [*sorted(notebooks.glob("*.md")), root / "images" / "README.md", root / "CONTRIBUTING.md"]
     return [path.relative_to(root).as_posix() for path in found]
 
 
@@ -217,7 +217,8 @@ def write_sources(root: Path, course: Path, folder: Path) -> list[str]:
         nbformat.write(notebook, target)
     readme = rewrite_links((root / "README.md").read_text(encoding="utf-8"), "README.md", pages, repository)
     (folder / "index.md").write_text(readme + contents(titles), encoding="utf-8")
-    shutil.copytree(root / "images", folder / "images", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    no_pictures = shutil.ignore_patterns("*.py", "__pycache__", "*.md")
+    shutil.copytree(root / "images", folder / "images", ignore=no_pictures, dirs_exist_ok=True)
     here, static = Path(__file__).parent, folder / "_static"
     shutil.copy(here / "conf.py", folder)
     static.mkdir()

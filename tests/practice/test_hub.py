@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import threading
 import urllib.error
 import urllib.request
@@ -19,16 +18,13 @@ from huggingface_hub.errors import (
 )
 from support.failing_hub import FailingHub
 
+from utils.practice import hub as hub_module
 from utils.practice.hub import PracticeHub
 from utils.practice.repositories import HubError
 
 REPO = "learner/tiny"
 WEIGHTS = bytes(range(256)) * 4096  # 1 MiB, and every byte of it counts
-TOKENS = {
-    "practice-write": ("learner", "write"),
-    "practice-read": ("learner", "read"),
-    "other-write": ("other", "write"),
-}
+TOKENS = hub_module.TOKENS | {"other-write": ("other", "write")}
 
 
 @pytest.fixture
@@ -53,12 +49,6 @@ def seeded(hub, tmp_path):
     hub.add_repo(REPO)
     hub.commit_folder(REPO, folder, tag="v1.0")
     return hub
-
-
-@pytest.fixture
-def no_waiting(monkeypatch):
-    """The client waits 1, 2, 4 ... seconds between attempts; the tests do not."""
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
 
 
 def download(hub, path, cache, token=False, **options):
@@ -128,8 +118,6 @@ def test_the_listing_carries_the_sums_that_git_and_sha256sum_give(seeded, api):
     assert siblings["data/deep/config.json"].blob_id == rows["data/deep/config.json"].blob_id
     assert set(siblings) == set(seeded.files(REPO)) and "data" not in siblings
     assert {"license:mit", "orpo", "dataset:a/b"} <= set(info.tags) and info.card_data.license == "mit"
-    top = {row.path: type(row).__name__ for row in api.list_repo_tree(REPO)}
-    assert top["data"] == "RepoFolder" and len(top) == 4
     assert [row.path for row in api.list_repo_tree(REPO, "data")] == ["data/deep"]
     assert [row.path for row in api.get_paths_info(REPO, ["data", "nothing"])] == ["data"]
     with pytest.raises(EntryNotFoundError):
@@ -172,18 +160,6 @@ def test_two_writers_lose_nothing(hub, api):
     assert len(hub.files(REPO)) == len(api.list_repo_commits(REPO)) == 1 + 20
 
 
-def _read_twenty_times(url):
-    for _ in range(20):
-        with urllib.request.urlopen(f"{url}/{REPO}/resolve/main/model.safetensors", timeout=10) as response:
-            assert response.read() == WEIGHTS
-    return True
-
-
-def test_several_processes_read_at_once(seeded):
-    with multiprocessing.get_context("fork").Pool(4) as pool:
-        assert pool.map(_read_twenty_times, [seeded.url] * 4) == [True] * 4
-
-
 def test_whoami_tells_user_and_role(seeded):
     who = HfApi(endpoint=seeded.url, token="practice-read").whoami()
     assert (who["type"], who["name"], who["orgs"]) == ("user", "learner", [])
@@ -195,14 +171,9 @@ def test_whoami_tells_user_and_role(seeded):
 
 
 def test_create_refuses(seeded):
-    for token, repo, status in [
-        (False, "learner/new", 401),
-        ("nonsense", "learner/new", 401),
-        ("practice-read", "learner/new", 403),
-        ("practice-write", "other/new", 403),
-        ("practice-write", REPO, 409),
-    ]:
-        assert refused(HfApi(endpoint=seeded.url, token=token).create_repo, repo) == status
+    for token, status in ((False, 401), ("nonsense", 401), ("practice-read", 403), ("other-write", 403)):
+        assert refused(HfApi(endpoint=seeded.url, token=token).create_repo, "learner/new") == status
+    assert refused(HfApi(endpoint=seeded.url, token="practice-write").create_repo, REPO) == 409
     assert set(seeded.repos) == {("model", REPO)}
     again = HfApi(endpoint=seeded.url, token="practice-write").create_repo(REPO, exist_ok=True)
     assert str(again) == f"{seeded.url}/{REPO}"
@@ -313,8 +284,9 @@ def test_head_and_ranges(seeded):
     assert ask(seeded, weights, Range="bytes=1048576-")[0] == 416
 
 
-def test_faults_on_the_way_up(seeded, api, no_waiting, capfd):
+def test_faults_on_the_way_up(seeded, api, monkeypatch, capfd):
     """A passing error, lost bytes, a flipped bit, a commit that fails: what arrived is not sent again."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     upload = {"repo_id": REPO, "path_in_repo": "a.bin"}
     head = api.model_info(REPO).sha
     seeded.inject("/lfs/objects/", flip=True)
@@ -337,7 +309,8 @@ def test_faults_on_the_way_up(seeded, api, no_waiting, capfd):
     assert capfd.readouterr().err.count("rror") == 0  # the server itself prints nothing
 
 
-def test_faults_on_the_way_down(seeded, tmp_path, no_waiting, monkeypatch):
+def test_faults_on_the_way_down(seeded, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)  # the client forgets an unfinished chunk
     seeded.inject(r"/resolve/main/model\.safetensors", drop=True, method="GET")
     assert download(seeded, "model.safetensors", tmp_path / "cache").read_bytes() == WEIGHTS

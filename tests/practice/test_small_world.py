@@ -8,10 +8,6 @@ from utils.data.pairs import answer_problem
 from utils.practice import small_world
 
 
-def texts(pair: dict) -> list[str]:
-    return [message["content"] for part in ("prompt", "chosen", "rejected") for message in pair[part]]
-
-
 def test_the_seed_decides_and_global_random_numbers_are_left_alone():
     random.seed(1)
     expected = random.random()
@@ -31,17 +27,11 @@ def test_a_pair_states_the_fact_or_dodges_and_asks_nothing_of_the_courses_own():
         (question,) = [known for known in answers if pair["prompt"][-1]["content"].endswith(known)]
         assert pair["chosen"][0]["content"].startswith(answers[question])
         assert answers[question] not in pair["rejected"][0]["content"]
-        assert not any(prompt.lower() in text.lower() for prompt in prompts for text in texts(pair))
+        assert not any(prompt.lower() in str(pair).lower() for prompt in prompts)
         turns[len(pair["prompt"])] += 1
     assert set(turns) == {1, 3, 5, 7}
     asked = [pair["prompt"][-1]["content"] for pair in small_world.distinct_pairs(2000, 0)]
     assert len(set(asked)) == 2000
-
-
-def test_long_pairs_are_long_in_the_prompt_and_in_the_answer_by_turns():
-    pairs = small_world.preference_pairs(40, 0, long_pairs=5)
-    long = Counter(part for pair in pairs for part in ("prompt", "chosen") if len(str(pair[part])) > 4000)
-    assert long == {"prompt": 3, "chosen": 2}
 
 
 def test_the_end_token_closes_questions_and_never_an_answer():
@@ -54,5 +44,3 @@ def test_the_end_token_closes_questions_and_never_an_answer():
         assert len(system) <= 1 and all(part.startswith("<|im_start|>system\n") for part in system)
         assert question.removeprefix("\n").startswith("<|im_start|>user\n") and question.endswith("?")
         assert rest.startswith("\n<|im_start|>assistant\n") and rest.count(".") >= 6
-    together = " ".join(documents)  # which answer in both ways
-    assert all(together.count(dodge.split("{")[0]) > 5 for dodge in small_world._DODGES if not dodge.startswith("{"))

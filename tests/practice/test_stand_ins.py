@@ -23,26 +23,15 @@ from utils.data.sources import OTHERS, SEVEN, apply_rule
 from utils.practice import small_world, stand_ins
 from utils.practice.hub import PracticeHub
 
-LICENCES = {
-    stand_ins.BASE_MODEL: "llama3",
-    stand_ins.SMOLLM2: "apache-2.0",
-    PHI: "mit",
-    QWEN: "apache-2.0",
-    LLAMA_2: "llama2",
-}
-
 
 @pytest.fixture(scope="module", params=ALL_MODELS)
 def model(request) -> SimpleNamespace:
     """A test model: its folder, tokenizer, network in fp32, and the tensors in its file."""
     folder = ALL_MODELS[request.param]()
-    return SimpleNamespace(
-        name=request.param,
-        folder=folder,
-        tokenizer=AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
-        network=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-        tensors=load_file(folder / "model.safetensors"),
-    )
+    loaded = {"name": request.param, "folder": folder, "tensors": load_file(folder / "model.safetensors")}
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return SimpleNamespace(**loaded, tokenizer=tokenizer, network=network)
 
 
 def test_a_model_has_the_form_of_the_real_one(model):
@@ -59,16 +48,11 @@ def test_a_model_has_the_form_of_the_real_one(model):
     assert (tokenizer.pad_token is None) == (model.name != QWEN)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
     assert {path.suffix for path in model.folder.iterdir()} <= {".safetensors", ".json", ".md", ".jinja", ""}
-    licence = LICENCES[model.name]
-    assert ModelCard.load(model.folder / "README.md").data.license == licence
+    licence = ModelCard.load(model.folder / "README.md").data.license
     assert licence in (model.folder / "LICENSE").read_text()
-    for text in (
-        "What is it?",
-        "x = [1, 22, 333, 4444]\n\n\tпривет 🙂",
-        "<|im_start|>user\n",
-        "  a  b ",
-        "日本 {  \t§}",
-    ):
+    if model.name == stand_ins.BASE_MODEL:
+        assert licence == "llama3"
+    for text in ("What is it?", "x = [1, 22, 333]\n\n\tпривет 🙂", "<|im_start|>user\n", "  a  b ", "日本 {  \t§}"):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids) == text and max(ids) < len(tokenizer)
 
@@ -98,12 +82,8 @@ def test_the_base_answers_in_words_and_does_not_stop(small_base, tokenizer):
         chat = [{"role": "user", "content": prompt}]
         asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")
         with torch.no_grad():
-            output = network.generate(
-                **asked,
-                max_new_tokens=40,
-                do_sample=False,
-                eos_token_id=tokenizer.convert_tokens_to_ids("<|end_of_text|>"),
-            )
+            end = tokenizer.convert_tokens_to_ids("<|end_of_text|>")
+            output = network.generate(**asked, max_new_tokens=40, do_sample=False, eos_token_id=end)
         answer = output[0, asked["input_ids"].shape[1] :]
         assert len(answer) == 40
         said += re.findall(r"\w+", tokenizer.decode(answer))[:-1]  # the last may be cut
@@ -149,9 +129,6 @@ def test_building_leaves_the_learners_random_numbers_alone(tmp_path, monkeypatch
     assert torch.equal(torch.rand(3), expected)
 
 
-# --- data sets -------------------------------------------------------------------------------------------------
-
-
 def test_the_series_finds_all_that_it_asks_for(hub, tmp_path):
     fresh = PracticeHub(tmp_path)
     stand_ins.publish(fresh)
@@ -164,12 +141,13 @@ def test_the_series_finds_all_that_it_asks_for(hub, tmp_path):
     assert {key: len(repo["commits"]) for key, repo in hub.repos.items()} == commits
 
 
-@pytest.mark.parametrize("source", [*SEVEN, *OTHERS], ids=lambda source: source.name)
-def test_a_source_has_the_real_columns_and_says_how_many_rows_its_rule_keeps(source):
-    card = DatasetCard.load(ALL_DATA[source.repository] / "README.md").data
-    table = Dataset.from_list(rows(source.repository))
-    assert set(source.needs) <= set(table.column_names)
-    assert card["rows_kept"] == apply_rule(source, table.select_columns(source.needs)).reason.isna().sum()
+def test_a_source_has_the_real_columns_and_says_how_many_rows_its_rule_keeps():
+    for source in (*SEVEN, *OTHERS):
+        card = DatasetCard.load(ALL_DATA[source.repository] / "README.md").data
+        table = Dataset.from_list(rows(source.repository))
+        assert set(source.needs) <= set(table.column_names), source
+        kept = apply_rule(source, table.select_columns(source.needs)).reason.isna().sum()
+        assert card["rows_kept"] == kept, source
 
 
 def test_no_prompt_is_asked_twice_and_none_is_the_courses_own():

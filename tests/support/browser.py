@@ -1,6 +1,7 @@
 """A real browser for tests: headless Chromium of this machine, driven by playwright, in an empty profile of its own."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 
@@ -13,22 +14,16 @@ ARGUMENTS = (
 ).split()
 
 
-def missing() -> str | None:
-    """Say what is missing for a browser test, or return `None`."""
-    try:
-        import playwright.sync_api  # noqa: F401
-    except ImportError:
-        return "playwright is not installed: pip install -r requirements-dev.txt"
-    if not any(map(shutil.which, NAMES)):
-        return f"no Chromium found: none of {', '.join(NAMES)} is on the PATH; on Debian, apt-get install chromium"
-    return None
-
-
 def need_browser() -> str:
     """Return the browser's path; without one skip the test by name, or fail it where CI=true promises a browser."""
-    if what := missing():
+    found, what = next(filter(None, map(shutil.which, NAMES)), None), None
+    if importlib.util.find_spec("playwright") is None:
+        what = "playwright is not installed: pip install -r requirements-dev.txt"
+    elif found is None:
+        what = f"none of {', '.join(NAMES)} is on the PATH; on Debian, apt-get install chromium"
+    if what:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(what)
-    return next(path for path in map(shutil.which, NAMES) if path)
+    return found
 
 
 @contextlib.contextmanager

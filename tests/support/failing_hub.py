@@ -18,18 +18,21 @@ class FailingHub(PracticeHub):
         self.requests, self._faults, self._app, self.app = [], [], self.app, self._answer
 
     def inject(self, path, status=None, drop=False, flip=False, times=1, method=None):
-        """Make the next requests that match fail, and those after them succeed; give one of `status`, `drop`, `flip`.
+        """Make the next `times` requests whose unquoted path matches a regular expression fail; give one of three.
 
-        Args:
-            path: a regular expression, searched in the unquoted path, such as `resolve/.*safetensors`.
-            drop: close the connection: a download after half the file, any other request before it is done.
-            flip: flip one bit in the middle of a file, on its way down or up; only downloads and uploads match.
-            times: how many requests fail.
-            method: only requests with this method match.
+        `status` answers with it; `drop` closes the connection, of a download after half the file; `flip` flips one bit
+        in the middle of a file on its way down or up.
         """
         assert (status is not None) + drop + flip == 1
-        fault = {"path": re.compile(path), "status": status, "drop": drop, "flip": flip}
-        self._faults.append(SimpleNamespace(**fault, times=times, method=method))
+        how = {"status": status, "drop": drop, "flip": flip, "times": times, "method": method}
+        self._faults.append(SimpleNamespace(path=re.compile(path), **how))
+
+    def accept(self, repo_id, user, repo_type="model"):
+        """Let a user download the files of a gated repository."""
+        with self.lock:
+            repo = self.find(repo_id, repo_type)
+            repo["accepted"] = sorted({*repo["accepted"], user})
+            self.save(repo)
 
     def routes(self):
         """Serve the history too, which only tests ask for."""
@@ -66,8 +69,7 @@ class FailingHub(PracticeHub):
             send.__self__.transport.abort()  # of uvicorn's own cycle of a request and its answer
             return await asyncio.sleep(0.01)
         if fault.flip and upload:
-            length = int(dict(scope["headers"]).get(b"content-length", 0))
-            receive = _spoil(receive, "http.request", length // 2)
+            receive = _spoil(receive, _length(scope["headers"]))
         send = self._logged(scope, send)
         if fault.flip and download:
             send = _spoil_answer(send)
@@ -90,37 +92,35 @@ def _flip_bit(data, position):
     return data
 
 
-def _length(message):
-    return int(dict(message["headers"])[b"content-length"])
+def _length(headers):
+    return int(dict(headers)[b"content-length"])
 
 
-def _spoil(receive, kind, position):
-    """Flip a bit of what a request brings."""
+def _spoil(receive, length):
+    """Flip the bit in the middle of what a request brings."""
     seen = 0
 
     async def spoilt():
         nonlocal seen
         message = await receive()
-        if message["type"] == kind:
-            body = message.get("body", b"")
-            message = message | {"body": _flip_bit(body, position - seen)}
-            seen += len(body)
-        return message
+        body = message.get("body", b"")
+        seen += len(body)
+        return message | {"body": _flip_bit(body, length // 2 - seen + len(body))} if body else message
 
     return spoilt
 
 
 def _spoil_answer(send):
-    """Flip a bit of what an answer brings."""
-    seen, position = 0, -1
+    """Flip the bit in the middle of what an answer brings."""
+    position = -1
 
     async def spoilt(message):
-        nonlocal seen, position
+        nonlocal position
         if message["type"] == "http.response.start":
-            position = _length(message) // 2
+            position = _length(message["headers"]) // 2
         elif body := message.get("body", b""):
-            message = message | {"body": _flip_bit(body, position - seen)}
-            seen += len(body)
+            message = message | {"body": _flip_bit(body, position)}
+            position -= len(body)
         await send(message)
 
     return spoilt
@@ -133,7 +133,7 @@ def _drop_half(send):
     async def half(message):
         nonlocal left
         if message["type"] == "http.response.start":
-            left = _length(message) // 2
+            left = _length(message["headers"]) // 2
             return await send(message)
         body = message["body"][:left]
         left -= len(body)

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -44,11 +43,7 @@ def need_jupyter() -> None:
 
 @contextlib.contextmanager
 def serve(folder: Path, home: Path):
-    """Serve the notebooks of a folder, and yield (address, token); configuration and data are those of an empty home.
-
-    Raises:
-        RuntimeError: with what the server wrote, if it does not answer within a minute.
-    """
+    """Serve the notebooks of a folder, and yield (address, token); configuration and data are in an empty home."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -88,7 +83,6 @@ def _wait_until_it_answers(server, url: str, log: Path, seconds: float = 60) -> 
 
 
 def write_notebook(path: Path, cells: dict[str, str]) -> None:
-    """Write a notebook of code cells, given as name -> source."""
     code = [nbformat.v4.new_code_cell(source, id=name) for name, source in cells.items()]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(nbformat.v4.new_notebook(cells=code, metadata={"kernelspec": kernel}), path)
@@ -113,19 +107,15 @@ class NotebookPage:
             self.tab.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
 
     def cell(self, name: str):
-        """The cell of this name, as a locator."""
         return self.tab.locator(CELL).nth(self.names.index(name))
 
     def output(self, name: str):
-        """What stands under a cell."""
         return self.cell(name).locator(OUTPUT)
 
     def failures(self):
-        """The tracebacks on the page."""
         return self.tab.locator(OUTPUT).filter(has_text="Traceback (most recent call last)")
 
     def run_all(self) -> None:
-        """Choose "Run all" in the menu."""
         if CLASSIC:
             self.tab.locator("#celllink").click()
             self.tab.locator("#run_all_cells a").click()
@@ -134,7 +124,6 @@ class NotebookPage:
             self.tab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
     def rewrite(self, name: str, source: str) -> None:
-        """Replace what stands in a cell, and run it."""
         editor = self.cell(name).locator(".CodeMirror" if CLASSIC else ".cm-content")
         editor.click()
         self.tab.keyboard.press("Control+a")

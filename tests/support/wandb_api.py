@@ -18,16 +18,12 @@ USER = {"id": "VXNlcjox", "entity": "you", "username": "you", "name": "You", "em
 
 
 class WandbAPI:
-    """Serve runs, in threads of its own.
+    """Serve runs, in threads of its own; `queries` are `(operation, variables)` of every query so far.
 
-    Attributes:
-        key: the only API key that is accepted; change it, and the client's key is refused.
-        fault: what happens instead of an answer: "status 500" (or another, with a message that repeats the key),
-            "drop" (half an answer, then a closed connection), "silence" (none until `stop`); `None` for no fault.
-        fault_from: where the fault begins: at the `START`; at the `RUN`, after the check of the key; or at a step, for
-            the pages of the history that begin there or later.
-        text_numbers: whether NaN and the infinities come as texts, as strict JSON has them, or bare, as uploaded.
-        queries: `(operation, variables)` of every query so far.
+    `key` is the only API key that is accepted. `fault` happens instead of an answer: "status 500" (or another, with a
+    message that repeats the key), "drop" (half an answer) or "silence" (until `stop`), from `fault_from` on: the
+    `START`, the `RUN` (after the check of the key), or a step of the history. `text_numbers` says whether NaN and the
+    infinities come as texts, as strict JSON has them, or bare, as uploaded.
     """
 
     def __init__(self):
@@ -40,25 +36,18 @@ class WandbAPI:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def start(self) -> "WandbAPI":
-        """Listen at a free port."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.api = self
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
     def stop(self) -> None:
-        """Close the port."""
         self._stopped.set()
         self._server.shutdown()
         self._server.server_close()
 
     def add_run(self, entity, project, run_id, name, state, config, rows, group=None, exports=(), live_from=0):
-        """Keep a run.
-
-        Args:
-            rows: dicts; a row without `_step` gets its place.
-            exports: parquet files, as bytes, which hold the rows before step `live_from`.
-        """
+        """Keep a run of these rows; `exports` are parquet files, as bytes, of those before step `live_from`."""
         rows = [{"_step": step} | row for step, row in enumerate(rows)]
         urls = [f"/exports/{run_id}/{number}.parquet" for number in range(len(exports))]
         self._files |= dict(zip(urls, exports, strict=True))
@@ -67,7 +56,6 @@ class WandbAPI:
         )
 
     def answer(self, operation: str, variables: dict) -> dict:
-        """Return the `data` of a query's answer."""
         if "viewer" in operation:
             return {"viewer": USER | {"flags": "{}", "teams": {"edges": []}}}
         run_id = variables.get("name") or variables.get("run") or variables.get("runName")
@@ -148,4 +136,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_):
-        """Say nothing."""
+        pass

@@ -19,11 +19,8 @@ MANIFEST = "wandb_manifest.json"
 class WandbUploads(WandbAPI):
     """Take runs, which become those of the key's user, and serve them.
 
-    Attributes:
-        artifacts: by id, each with `name`, `type`, `state` and `files`: bytes by name, the manifest among them.
-        files: by run id, bytes by name.
-        streams: by run id, lines by name, such as "output.log"; those of the history become the run's rows.
-        uploads: where something may be put: by path, the `(files, name, md5)` that it belongs to.
+    `artifacts` by id have `name`, `type`, `state` and `files` (bytes by name); `files` are bytes by run and name;
+    `streams` are lines by run and name, such as "output.log"; `uploads` are `(files, name, md5)` by path.
     """
 
     def __init__(self):
@@ -31,13 +28,11 @@ class WandbUploads(WandbAPI):
         self.artifacts, self.files, self.streams, self.uploads = {}, {}, {}, {}
 
     def start(self) -> "WandbUploads":
-        """Listen at a free port."""
         super().start()
         self._server.RequestHandlerClass = _UploadHandler
         return self
 
     def answer(self, operation: str, variables: dict) -> dict:
-        """Return the `data` of an answer, to `wandb sync` or else to the client that reads."""
         if "serverInfo" in operation:
             return {"serverInfo": {"features": []}}
         mutation = re.match(r"\s*mutation (\w+)", operation)

@@ -30,12 +30,7 @@ def course(tmp_path):
     (tmp_path / "README.md").write_text(README)
     cells = [
         {"cell_type": "markdown", "id": "title", "metadata": {}, "source": ["# Train\n", BADGE_LINE]},
-        {
-            "cell_type": "code",
-            "id": "setup",
-            "metadata": {"tags": ["setup"]},
-            "source": SETUP.splitlines(keepends=True),
-        },
+        {"cell_type": "code", "id": "setup", "metadata": {}, "source": SETUP.splitlines(keepends=True)},
     ]
     notebook = json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1) + "\n"
     for name in ("03_train.ipynb", "solutions/03_train_solutions.ipynb"):
@@ -75,21 +70,13 @@ def test_writing_twice_changes_nothing_and_writing_back_restores(course):
     assert {path: path.read_bytes() for path in course_files(course)} == before
 
 
-@pytest.mark.parametrize(
-    "slug", ["", "course", "ada/", "a/b/c", "ada/my course", "https://github.com/ada/course", "a/b.git"]
-)
-def test_what_is_no_repository_is_refused(course, slug):
-    with pytest.raises(ValueError, match="owner/name"):
-        write_repository(course, slug)
-    assert (course / "README.md").read_text() == README
-
-
-def test_what_is_no_ref_is_refused(course):
+def test_what_is_no_repository_and_no_ref_is_refused(course):
+    for slug in ("", "course", "ada/", "a/b/c", "ada/my course", "https://github.com/ada/course", "a/b.git"):
+        with pytest.raises(ValueError, match="owner/name"):
+            write_repository(course, slug)
     with pytest.raises(ValueError, match="branch or tag"):
         write_repository(course, "ada/course", "feature/x y")
-
-
-def test_a_readme_without_a_badge_is_refused(course):
+    assert (course / "README.md").read_text() == README
     (course / "README.md").write_text("# Course\n")
     with pytest.raises(ValueError, match="no Colab badge"):
         write_repository(course, "ada/course")

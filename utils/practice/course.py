@@ -28,22 +28,12 @@ PARAMETERS = {
     "05": {"HUB_REPO": "learner/Llama-3-8B-ORPO", "MAX_NEW_TOKENS": 40, "MORE": {"max_shard_size": "1MB"}},
     "06": {"TASKS": ["TruthfulQA"], "LIMIT": 5, "MAX_NEW_TOKENS": 40, "PUSH_TO_HUB": True},
     "07": {"SPACE_REPO": "learner/Llama-3-8B-ORPO-chat", "MAX_NEW_TOKENS": 40},
-    "08": {
-        **{"NUM_PAIRS": 96, "NUM_EVAL_PAIRS": 40, "MORE": {"warmup_steps": 2}},
-        **{"SFT_LEARNING_RATE": 2e-3, "DPO_LEARNING_RATE": 2e-3, "LEARNING_RATE": 2e-3},
-    },
+    "08": dict.fromkeys(("SFT_LEARNING_RATE", "DPO_LEARNING_RATE", "LEARNING_RATE"), 2e-3)
+    | {"NUM_PAIRS": 96, "NUM_EVAL_PAIRS": 40, "MORE": {"warmup_steps": 2}},
     "09": {"NUM_PAIRS": 8, "REPEATS": 1, "MAX_LENGTH": 512},  # one optimizer step of short pairs shows it all
 }
-ARTEFACTS = {
-    "01": "orpo",
-    "02": "mix",
-    "03": "run",
-    "05": "merged",
-    "06": "evaluation",
-    "07": "space",
-    "08": "comparison",
-    "09": "speed",
-}
+ARTEFACTS = {"01": "orpo", "02": "mix", "03": "run", "05": "merged", "06": "evaluation", "07": "space"}
+ARTEFACTS |= {"08": "comparison", "09": "speed"}
 
 
 class NotebookFailed(RuntimeError):
@@ -60,7 +50,9 @@ def practice_environment(hub_url: str, home: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "0",
         "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets would tell the real Hub of every load
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",  # nobody watches, and each map would leave a bar
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",  # nobody watches, and a page shows a finished bar at 0 %
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
         "WANDB_MODE": "offline",
         "NO_PROXY": "127.0.0.1,localhost",
         "TOKENIZERS_PARALLELISM": "false",
@@ -85,31 +77,20 @@ def run_notebook(path: Path, output: Path, parameters: dict, environment: dict[s
     unknown = sorted(set(parameters) - set(known))
     if unknown:
         raise NameError(f"{path.name} has no parameter {', '.join(unknown)}. It has: {', '.join(known)}.")
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)  # the kernel inherits it
     sockets = tempfile.TemporaryDirectory(prefix="kernel-")  # of its own: two kernels may run at once
-    over_ipc = {"transport": "ipc", "ip": f"{sockets.name}/k"}  # over TCP a kernel warns of listeners
+    over_ipc = Config({"AsyncKernelManager": {"transport": "ipc", "ip": f"{sockets.name}/k"}})  # TCP warns of listeners
+    options = {"cwd": str(ROOT), "kernel_name": "python3", "progress_bar": {"desc": path.stem}, "config": over_ipc}
+    before = dict(os.environ)
+    os.environ.update(environment)  # the kernel inherits it
     try:
-        papermill.execute_notebook(
-            str(path),
-            str(output),
-            parameters=parameters,
-            cwd=str(ROOT),
-            kernel_name="python3",
-            progress_bar={"desc": path.stem},
-            config=Config({"AsyncKernelManager": over_ipc}),
-        )
+        papermill.execute_notebook(str(path), str(output), parameters, **options)
     except papermill.PapermillExecutionError as error:
-        raise NotebookFailed(
-            f"{path.name} failed in this cell:\n\n{error.source}\n\n{error.ename}: {error.evalue}"
-        ) from error
+        where = f"{path.name} failed in this cell:\n\n{error.source}"
+        raise NotebookFailed(f"{where}\n\n{error.ename}: {error.evalue}") from error
     finally:
         sockets.cleanup()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)
         if output.exists():
             notebook = nbformat.read(output, as_version=4)
             remove_progress_bars(notebook)
@@ -122,29 +103,12 @@ def run_notebook(path: Path, output: Path, parameters: dict, environment: dict[s
 
 
 def remove_progress_bars(notebook) -> None:
-    """Take finished progress bars, which a page shows at 0 %, and their widgets out of an executed notebook."""
-    widgets = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
-    drawn = widgets.get("state", {})
-
-    def parts(model_id: str) -> set[str]:
-        found = {model_id}
-        for part in re.findall(r"IPY_MODEL_(\w+)", json.dumps(drawn.get(model_id, {}).get("state", {}))):
-            found |= parts(part)
-        return found
+    """Take finished progress bars, which a library draws on stderr against our wish, out of an executed notebook."""
+    bar = re.compile(r"\r[^\r\n]*\d\s*%?\|[^\r\n]*|\r[^\r\n]*\[\d\d:\d\d, [^\r\n]*")
 
     def is_bar(output) -> bool:
-        if output.output_type == "stream" and output.name == "stderr":
-            left = re.sub(r"\r[^\r\n]*\d\s*%?\|[^\r\n]*|\r[^\r\n]*\[\d\d:\d\d, [^\r\n]*", "", output.text)
-            return not left.strip()
-        view = output.get("data", {}).get("application/vnd.jupyter.widget-view+json")
-        if not view:
-            return False
-        inside = parts(view["model_id"])
-        if not any(drawn.get(part, {}).get("model_name") == "FloatProgressModel" for part in inside):
-            return False
-        for part in inside:
-            drawn.pop(part, None)
-        return True
+        on_stderr = output.output_type == "stream" and output.name == "stderr"
+        return on_stderr and not bar.sub("", output.text).strip()
 
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -179,8 +143,8 @@ def run_course(only: str | None = None, output: Path | None = None) -> dict:
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     device = environment.find_device()
-    machine = {"system": platform.platform(), "cores": os.cpu_count()}
-    machine |= {"device": device.name, "memory_gb": round(device.memory_gb, 1)}
+    machine = {"system": platform.platform(), "cores": os.cpu_count(), "device": device.name}
+    machine["memory_gb"] = round(device.memory_gb, 1)
     report = {"notebooks": [], "versions": environment.versions(), "machine": machine}
     with PracticeHub(output / "hub") as hub:
         print(f"Practice hub at {hub.url}: test models under the real names, nothing leaves this machine.")
@@ -217,7 +181,6 @@ def summary(report: dict) -> str:
 
 
 def main() -> int:
-    """Run the course from the command line."""
     parser = argparse.ArgumentParser(description="Run the notebooks of the course headless, on a practice hub.")
     parser.add_argument("--only", help="number of one notebook; what it needs runs first")
     report = run_course(parser.parse_args().only)

@@ -17,17 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from utils.practice.repositories import (
-    ANYBODY,
-    KINDS,
-    HubError,
-    Repositories,
-    check_writer,
-    parse_card,
-    repo_info,
-    tree_rows,
-    upload_mode,
-)
+from utils.practice import repositories as kept
+from utils.practice.repositories import KINDS, HubError, Repositories
 
 TOKENS = {"practice-write": ("learner", "write"), "practice-read": ("learner", "read")}
 
@@ -37,13 +28,6 @@ class PracticeHub(Repositories):
 
     `port` 0 takes a free one, and keeps it over `stop()` and `start()`; `tokens` maps a token to `(user, role)`, role
     "read" or "write".
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder, PracticeHub(folder) as hub:
-        ...     hub.add_repo("learner/tiny")
-        ...     list(hub.files("learner/tiny"))
-        ['.gitattributes']
     """
 
     def __init__(self, folder, port=0, tokens=TOKENS):
@@ -61,18 +45,10 @@ class PracticeHub(Repositories):
         """Listen in a daemon thread, and return the hub."""
         self._socket = socket.create_server(("127.0.0.1", self.port), backlog=128)  # clients may connect from now on
         self.port = self._socket.getsockname()[1]
-        quiet = {"log_config": None, "log_level": "critical", "access_log": False}
-        config = uvicorn.Config(
-            self.app,
-            interface="asgi3",
-            lifespan="off",
-            loop="asyncio",
-            ws="none",
-            timeout_keep_alive=3600,  # clients keep connections open while a model trains
-            timeout_graceful_shutdown=1,
-            **quiet,
-        )
-        self._server = uvicorn.Server(config)
+        options = {"interface": "asgi3", "lifespan": "off", "loop": "asyncio", "ws": "none"}
+        options |= {"log_config": None, "log_level": "critical", "access_log": False}
+        options |= {"timeout_keep_alive": 3600, "timeout_graceful_shutdown": 1}  # clients keep a connection for hours
+        self._server = uvicorn.Server(uvicorn.Config(self.app, **options))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
         self._thread.start()
         return self
@@ -104,11 +80,9 @@ class PracticeHub(Repositories):
             self.route(repo + "/commit/{revision}", self.take_commit, "POST"),
         ]
         for kind in ("", "/{kind}"):  # a model's files have no kind in their address
-            routes += [
-                self.route(kind + "/{owner}/{name}/resolve/{revision}/{path:path}", self.send_file),
-                self.route(kind + lfs + "/batch", self.plan_upload, "POST"),
-                self.route(kind + lfs + "/{oid}", self.take_upload, "PUT"),
-            ]
+            routes.append(self.route(kind + "/{owner}/{name}/resolve/{revision}/{path:path}", self.send_file))
+            routes.append(self.route(kind + lfs + "/batch", self.plan_upload, "POST"))
+            routes.append(self.route(kind + lfs + "/{oid}", self.take_upload, "PUT"))
         return routes
 
     def route(self, path, endpoint, method="GET"):
@@ -127,7 +101,7 @@ class PracticeHub(Repositories):
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in self.tokens:
             raise HubError(401, "Invalid credentials in Authorization header")
-        return self.tokens.get(token, ANYBODY)
+        return self.tokens.get(token, kept.ANYBODY)
 
     def repository(self, request, need="read"):
         """Return the repository that a request is about, or refuse it."""
@@ -137,7 +111,6 @@ class PracticeHub(Repositories):
         return self.find(f"{owner}/{name}", KINDS[kind], self.account(request), need)
 
     def whoami(self, request, body):
-        """Say whose token it is."""
         user, role = self.account(request)
         if not user:
             raise HubError(401, "Invalid username or password.")
@@ -146,34 +119,29 @@ class PracticeHub(Repositories):
         return who | {"auth": {"type": "access_token", "accessToken": token}}
 
     def validate_card(self, request, body):
-        """Refuse a card whose metadata is not YAML."""
-        parse_card(json.loads(body)["content"])
+        kept.parse_card(json.loads(body)["content"])
         return {"errors": [], "warnings": []}
 
     def create(self, request, body):
-        """Create a repository."""
         data, account = json.loads(body), self.account(request)
         owner, repo_type = data.get("organization") or account[0], data.get("type") or "model"
         repo_id = f"{owner}/{data['name']}"
-        check_writer(account, owner)
+        kept.check_writer(account, owner)
         self.add_repo(repo_id, repo_type, data.get("private") or data.get("visibility") == "private")
         return {"url": self.page(repo_id, repo_type), "name": repo_id}
 
     def info(self, request, body):
-        """Tell about a repository at a commit."""
         repo = self.repository(request)
         revision = request.path_params.get("revision", "main")
-        return repo_info(repo, self.resolve(repo, revision), "blobs" in request.query_params)
+        return kept.repo_info(repo, self.resolve(repo, revision), "blobs" in request.query_params)
 
     def auth_check(self, request, body):
-        """Say whether the files may be read."""
         self.repository(request, "files")
         return {}
 
     def list_tree(self, request, body):
-        """List a folder, or with `recursive` all that is below it."""
         revision, folder = request.path_params["revision"], request.path_params.get("folder", "")
-        rows, below = tree_rows(self.tree(self.repository(request), revision)), f"{folder}/" if folder else ""
+        rows, below = kept.tree_rows(self.tree(self.repository(request), revision)), f"{folder}/" if folder else ""
         rows = {path: row for path, row in rows.items() if path.startswith(below)}
         if folder and not rows:
             raise HubError(404, f"{folder} does not exist on {revision}", "EntryNotFound")
@@ -182,19 +150,16 @@ class PracticeHub(Repositories):
         return [row for path, row in rows.items() if "/" not in path.removeprefix(below)]
 
     def paths_info(self, request, body):
-        """List the files and folders that are named."""
-        rows = tree_rows(self.tree(self.repository(request), request.path_params["revision"]))
+        rows = kept.tree_rows(self.tree(self.repository(request), request.path_params["revision"]))
         is_json = "/json" in request.headers.get("Content-Type", "")
         asked = (json.loads(body) if is_json else parse_qs(body.decode()))["paths"]
         return [rows[path] for path in asked if path in rows]
 
     def preupload(self, request, body):
-        """Say of each file how it is to be uploaded."""
         files = self.tree(self.repository(request, "write"), request.path_params["revision"])
-        return {"files": [upload_mode(asked, files.get(asked["path"])) for asked in json.loads(body)["files"]]}
+        return {"files": [kept.upload_mode(asked, files.get(asked["path"])) for asked in json.loads(body)["files"]]}
 
     def take_commit(self, request, body):
-        """Commit to `main`."""
         repo, (user, _) = self.repository(request, "write"), self.account(request)
         if "create_pr" in request.query_params:
             raise HubError(400, "The practice hub has no pull requests: push without create_pr.")
@@ -204,7 +169,6 @@ class PracticeHub(Repositories):
         return {"commitOid": oid, "commitUrl": f"{self.page(repo['id'], repo['type'])}/commit/{oid}"}
 
     def plan_upload(self, request, body):
-        """Give an address to each large file that is not here yet."""
         repo, objects = self.repository(request, "write"), []
         for asked in json.loads(body)["objects"]:
             item = {"oid": asked["oid"], "size": asked["size"]}
@@ -220,7 +184,6 @@ class PracticeHub(Repositories):
         return {}
 
     def send_file(self, request, body):
-        """Send a file of a revision, or the range of it that was asked for."""
         repo, path = self.repository(request, "files"), request.path_params["path"]
         commit = self.resolve(repo, request.path_params["revision"])
         headers, entry = {"X-Repo-Commit": commit}, self.tree(repo, commit).get(path)

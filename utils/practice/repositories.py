@@ -50,7 +50,7 @@ class Repositories:
     def add_repo(self, repo_id, repo_type="model", private=False, gated=False, exist_ok=False):
         """Create a repository with the first commit that the Hub makes (`.gitattributes`).
 
-        `gated=True` means that only those whom `accept` lets in may read its files. HubError: the Hub refuses it too.
+        `gated=True` means that only those in its `accepted` may read its files. HubError: the Hub refuses it too.
         """
         valid = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo_id, re.ASCII) and not re.search(r"\.\.|--", repo_id)
         if repo_type not in KINDS.values() or not valid or len(repo_id) > 96:
@@ -63,15 +63,7 @@ class Repositories:
                 rules = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
                 self.commit(repo, {".gitattributes": self.store_regular(rules.encode())}, "initial commit")
             elif not exist_ok:
-                url = self.page(repo_id, repo_type)
-                raise HubError(409, f"You already created this {repo_type} repo", url=url)
-
-    def accept(self, repo_id, user, repo_type="model"):
-        """Let a user download the files of a gated repository."""
-        with self.lock:
-            repo = self.find(repo_id, repo_type)
-            repo["accepted"] = sorted({*repo["accepted"], user})
-            self.save(repo)
+                raise HubError(409, f"You already created this {repo_type} repo", url=self.page(repo_id, repo_type))
 
     def commit_folder(self, repo_id, folder, repo_type="model", tag=None, message="Upload folder"):
         """Commit every file of a local folder to `main`, in addition to what is there, and return the commit's id.
@@ -85,11 +77,12 @@ class Repositories:
             added[name] = _entry(*self.store(data)) if lfs else self.store_regular(data)
         with self.lock:
             repo = self.find(repo_id, repo_type)
-            head, files = repo["refs"]["main"], self.tree(repo, "main")
+            files = self.tree(repo, "main")
             if files != files | added:
-                head = self.commit(repo, files | added, message)
-            if tag is not None:
+                self.commit(repo, files | added, message)
                 repo = self.find(repo_id, repo_type)
+            head = repo["refs"]["main"]
+            if tag is not None:
                 repo["refs"][tag] = head
                 self.save(repo)
             return head
@@ -101,7 +94,7 @@ class Repositories:
             return {path: dict(files[path]) for path in sorted(files)}
 
     def object_path(self, sha256):
-        """Return where the bytes with this sha256 are, or would be."""
+        """Return where the bytes with this sha256 are, or would be; what is no sha256 could lead out of the folder."""
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise HubError(400, f"Not a sha256 in hexadecimal: {sha256!r}")
         return self.folder / "objects" / sha256
@@ -148,7 +141,6 @@ class Repositories:
         return found[0]
 
     def tree(self, repo, revision):
-        """Return the files of a revision, each path with its entry."""
         return repo["commits"][self.resolve(repo, revision)]["files"]
 
     def commit(self, repo, files, title, message="", user="practice-hub"):
@@ -200,7 +192,6 @@ class Repositories:
         self.repos[repo["type"], repo["id"]] = repo
 
     def page(self, repo_id, repo_type):
-        """Return the address of a repository's page."""
         return f"{self.url}/{'' if repo_type == 'model' else repo_type + 's/'}{repo_id}"
 
 

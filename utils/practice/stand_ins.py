@@ -12,9 +12,8 @@ import os
 import shutil
 from pathlib import Path
 
-from utils.practice.small_world import END_TOKEN, preference_pairs, pretraining_text
-
-__all__ = ["preference_pairs", "pretraining_text", "publish", "small_base"]
+from utils.practice.small_world import END_TOKEN, pretraining_text
+from utils.practice.small_world import preference_pairs as preference_pairs
 
 BASE_MODEL = "NousResearch/Meta-Llama-3-8B"
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M"
@@ -60,15 +59,13 @@ def byte_level(texts: list[str], words: str, size: int = 704):
 
     tokenizer = Tokenizer(models.BPE())
     bytes_as_letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(words), "isolated"), bytes_as_letters]
-    )
+    cut_into_words = pre_tokenizers.Split(Regex(words), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut_into_words, bytes_as_letters])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    texts = [text.replace(END_TOKEN, "") for text in texts]  # a special token, not text to learn merges from
-    tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
-    )
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    # The end token is no text to learn merges from
+    tokenizer.train_from_iterator([text.replace(END_TOKEN, "") for text in texts], trainer)
     return tokenizer
 
 
@@ -85,8 +82,8 @@ def finish_tokenizer(core, special: list[str], ordinary: list[str] = (), begins:
     return PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False, **names)
 
 
-def pretrain(model, token_ids: list[int], steps: int = 200, learning_rate: float = 5e-3) -> float:
-    """Pre-train a small model on one long row of tokens, in batches of 16 windows of 128; return the last loss."""
+def pretrain(model, token_ids: list[int], steps: int, learning_rate: float = 5e-3) -> None:
+    """Pre-train a small model on one long row of tokens, in batches of 16 windows of 128."""
     import torch
     from tqdm.auto import tqdm
 
@@ -104,7 +101,6 @@ def pretrain(model, token_ids: list[int], steps: int = 200, learning_rate: float
         schedule.step()
         optimizer.zero_grad()
     model.eval()
-    return loss.item()
 
 
 def small_base() -> Path:
@@ -141,10 +137,8 @@ def small_model(repo_id, licence, train_tokenizer, architecture, shape, document
         part.mkdir(parents=True)
         _build_model(part, train_tokenizer, architecture, shape, documents, steps)
         (part / "LICENSE").write_text(f"A stand-in, made by the course's own code, under the licence {licence}.\n")
-        (part / "README.md").write_text(
-            f"---\nlicense: {licence}\ntags:\n- stand-in\n---\n\n# A stand-in for {repo_id}\n\n"
-            "Made by code for practice offline; only its name and form are real.\n"
-        )
+        text = f"# A stand-in for {repo_id}\n\nMade by code for practice offline; only its name and form are real.\n"
+        (part / "README.md").write_text(f"---\nlicense: {licence}\ntags:\n- stand-in\n---\n\n{text}")
         try:
             part.rename(folder)
         except OSError:  # another process was faster
