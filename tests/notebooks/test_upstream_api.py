@@ -344,6 +344,8 @@ def test_what_the_course_uses_exists_and_what_does_not_is_found(real):
         used |= {(Use(owner, name.rstrip("="), name.endswith("=")), "somewhere") for name in names.split()}
     problems = []
     for use, place in sorted(used):
+        if str(use) in ELSEWHERE or ".measured" in use.owner or use.name == "measured":  # which `train.guard` adds
+            continue
         if use.owner != "<trainer>" or use.name not in own:
             problem = complaint(use, real)
             problems += [f"{place}: {problem}"] if problem else []
