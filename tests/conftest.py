@@ -49,6 +49,7 @@ def pytest_configure(config):
     LocalProvisioner.launch_kernel = counted
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """All that needs the series runs first, in one process; every other file stays in one process, too."""
     for item in items:
