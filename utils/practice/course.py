@@ -50,9 +50,7 @@ def practice_environment(hub_url: str, home: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "0",
         "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets would tell the real Hub of every load
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",  # nobody watches, and a page shows a finished bar at 0 %
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TQDM_DISABLE": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",  # nobody watches, and each map would leave a bar
         "WANDB_MODE": "offline",
         "NO_PROXY": "127.0.0.1,localhost",
         "TOKENIZERS_PARALLELISM": "false",
@@ -103,12 +101,29 @@ def run_notebook(path: Path, output: Path, parameters: dict, environment: dict[s
 
 
 def remove_progress_bars(notebook) -> None:
-    """Take finished progress bars, which a library draws on stderr against our wish, out of an executed notebook."""
-    bar = re.compile(r"\r[^\r\n]*\d\s*%?\|[^\r\n]*|\r[^\r\n]*\[\d\d:\d\d, [^\r\n]*")
+    """Take finished progress bars, which a page shows at 0 %, and their widgets out of an executed notebook."""
+    widgets = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
+    state = widgets.get("state", {})
+
+    def parts(model_id: str) -> set[str]:
+        found = {model_id}
+        for part in re.findall(r"IPY_MODEL_(\w+)", json.dumps(state.get(model_id, {}).get("state", {}))):
+            found |= parts(part)
+        return found
 
     def is_bar(output) -> bool:
-        on_stderr = output.output_type == "stream" and output.name == "stderr"
-        return on_stderr and not bar.sub("", output.text).strip()
+        if output.output_type == "stream" and output.name == "stderr":
+            left = re.sub(r"\r[^\r\n]*\d\s*%?\|[^\r\n]*|\r[^\r\n]*\[\d\d:\d\d, [^\r\n]*", "", output.text)
+            return not left.strip()
+        view = output.get("data", {}).get("application/vnd.jupyter.widget-view+json")
+        if not view:
+            return False
+        inside = parts(view["model_id"])
+        if not any(state.get(part, {}).get("model_name") == "FloatProgressModel" for part in inside):
+            return False
+        for part in inside:
+            state.pop(part, None)
+        return True
 
     for cell in notebook.cells:
         if cell.cell_type == "code":
