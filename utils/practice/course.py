@@ -103,11 +103,11 @@ def run_notebook(path: Path, output: Path, parameters: dict, environment: dict[s
 def remove_progress_bars(notebook) -> None:
     """Take finished progress bars, which a page shows at 0 %, and their widgets out of an executed notebook."""
     widgets = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
-    state = widgets.get("state", {})
+    drawn = widgets.get("state", {})
 
     def parts(model_id: str) -> set[str]:
         found = {model_id}
-        for part in re.findall(r"IPY_MODEL_(\w+)", json.dumps(state.get(model_id, {}).get("state", {}))):
+        for part in re.findall(r"IPY_MODEL_(\w+)", json.dumps(drawn.get(model_id, {}).get("state", {}))):
             found |= parts(part)
         return found
 
@@ -119,10 +119,10 @@ def remove_progress_bars(notebook) -> None:
         if not view:
             return False
         inside = parts(view["model_id"])
-        if not any(state.get(part, {}).get("model_name") == "FloatProgressModel" for part in inside):
+        if not any(drawn.get(part, {}).get("model_name") == "FloatProgressModel" for part in inside):
             return False
         for part in inside:
-            state.pop(part, None)
+            drawn.pop(part, None)
         return True
 
     for cell in notebook.cells:
