@@ -65,7 +65,7 @@ def test_every_exercise_begins_untried_refuses_a_wrong_answer_and_takes_the_solu
     assert names and list(tried.solutions_of(path)) == list(names)
     for name in names:
         assert "ot tried yet" in json.dumps(outputs[name]), name
-        assert "Refused: " in json.dumps(outputs[f"{name}-wrong"]), name
+        assert "Refused:" in json.dumps(outputs[f"{name}-wrong"]), name
         told = json.dumps(outputs[f"{name}-right"])
         assert "ight" in told or "Preferred" in told, name  # a taste is counted, and not right or wrong
 

@@ -70,8 +70,7 @@ KWARGS_GO_TO = {
     "huggingface_hub.DatasetCard.from_template": ["data/data_card.md"],
     "huggingface_hub.SpaceCard.from_template": ["publish/space_card.md"],
 }
-# What the finder cannot follow: a stream is no `Dataset`, papermill's engine takes any trait of nbclient's client, and a
-# data card any key.
+# What the finder cannot follow: streams are no `Dataset`, papermill takes the traits of nbclient, a card takes any key.
 ELSEWHERE = {("datasets.Dataset.shuffle", "buffer_size"), ("papermill.execute_notebook", "config")}
 ELSEWHERE |= {("huggingface_hub.DatasetCardData", key) for key in ("configs", "license_name", "tags")}
 
