@@ -17,7 +17,7 @@ class Repository:
 
     name: str
     commit: str | None = None  # 40 hex digits; `None` if it is on this machine
-    host: str = "local"  # or such as "huggingface.co"; "stand-in at 127.0.0.1" on the practice hub
+    host: str = "local"  # or such as "huggingface.co"; "practice hub at 127.0.0.1" on the practice hub
     licence: str | None = None  # as its tag writes it, or "not stated"
     gated: bool = False
     private: bool = False
@@ -53,7 +53,7 @@ def describe_repository(
     return Repository(
         name=repo_id,
         commit=info.sha,
-        host=f"stand-in at {host}" if "stand-in" in tags else host,
+        host=f"practice hub at {host}" if "stand-in" in tags else host,
         licence=licences[0] if licences else "not stated",
         gated=bool(info.gated),
         private=bool(info.private),

@@ -61,7 +61,7 @@ def test_a_stand_in_is_found_with_commit_host_licence_and_what_its_card_expects(
     for source in SEVEN:
         found, info = loading.find(source), HfApi().dataset_info(source.repository, files_metadata=True)
         card = DatasetCard.load(stand_ins.ALL_DATA[source.repository] / "README.md").data
-        assert found.origin.commit == info.sha and found.origin.host == "stand-in at 127.0.0.1"
+        assert found.origin.commit == info.sha and found.origin.host == "practice hub at 127.0.0.1"
         assert found.origin.licence == card.license and found.expected == card["rows_kept"] != source.published
         assert found.download_gb == pytest.approx(sum(file.size for file in info.siblings) / 1e9)
     assert loading.find(KNOWN["stack-exchange"]).download_gb == 0  # what is streamed is no download

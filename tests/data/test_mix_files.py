@@ -115,7 +115,7 @@ def test_the_report_adds_up(parts, folder):
     assert report["sources"]["mine"]["dropped"] == {"empty answer": 7}
     assert report["parameters"] == parts.report["parameters"]
     math = report["sources"]["math"]
-    assert math["revision"] == parts.origins["math"].commit and math["host"] == "stand-in at 127.0.0.1"
+    assert math["revision"] == parts.origins["math"].commit and math["host"] == "practice hub at 127.0.0.1"
     assert (math["rule"], math["licence"], math["published"]) == ("chosen_rating >= 9", "apache-2.0", 2181)
 
 

@@ -36,7 +36,7 @@ def test_a_hub_out_of_reach_is_told_in_one_sentence(unreachable):
 def test_one_question_gives_all_facts(hub):
     found = hub_access.describe_repository(stand_ins.ORPO_MIX, "dataset", "v1.0")
     assert len(found.commit) == 40 and int(found.commit, 16)
-    assert (found.host, found.licence) == ("stand-in at 127.0.0.1", "apache-2.0")
+    assert (found.host, found.licence) == ("practice hub at 127.0.0.1", "apache-2.0")
     assert (found.gated, found.private, found.may_read) == (False, False, True)
     assert sum(file.size for file in found.files) > 0
     assert hub_access.describe_repository(stand_ins.ORPO_MIX, "dataset", found.commit) == found

@@ -32,7 +32,7 @@ RUN = {
         "target_modules": ["q_proj", "v_proj"],
     },
     "revisions": {"base_model": "a" * 40, "dataset": "b" * 40},
-    "hosts": {"base_model": "stand-in at 127.0.0.1", "dataset": "huggingface.co"},
+    "hosts": {"base_model": "practice hub at 127.0.0.1", "dataset": "huggingface.co"},
     "pairs": {"train": 320, "test": 64},
     "device": "2 CPU cores",
     "seconds": 12.3,
@@ -47,7 +47,7 @@ def test_the_card_states_the_terms_of_llama_3():
     card = model_card.model_card("learner/Llama-3-8B-ORPO", RUN, {"kl": 1.2e-5, "max_kl": 1e-4, "top1": 0.998})
     assert "license: llama3" in card and "Built with Meta Llama 3." in card
     assert f"base_model: {stand_ins.BASE_MODEL}" in card and "library_name: transformers" in card
-    assert "(stand-in at 127.0.0.1)" in card
+    assert "(practice hub at 127.0.0.1)" in card
     assert "1.2e-05 nats" in card and "320 pairs, 64 held out" in card
     other = model_card.model_card("learner/x", RUN | {"recipe": RUN["recipe"] | {"base_model": "microsoft/phi-2"}})
     assert "llama" not in other.lower().replace("orpo-dpo-mix", "") and "library_name: peft" in other

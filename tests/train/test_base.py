@@ -28,7 +28,7 @@ def test_a_base_is_described_before_it_is_downloaded(hub):
     base = bases.describe_base(stand_ins.BASE_MODEL)
     size = hub.files(stand_ins.BASE_MODEL)["model.safetensors"]["size"] / 1e9
     assert base.commit == hub_access.describe_repository(stand_ins.BASE_MODEL).commit
-    assert (base.host, base.licence, base.gate) == ("stand-in at 127.0.0.1", "llama3", "not gated")
+    assert (base.host, base.licence, base.gate) == ("practice hub at 127.0.0.1", "llama3", "not gated")
     assert base.may_download and base.trouble is None and base.skeleton.config.model_type == "llama"
     assert base.size_gb == pytest.approx(size)
     read = [path for method, path, _ in hub.requests[before:] if "/resolve/" in path and method == "GET"]

@@ -1,7 +1,6 @@
 """Turns rows into judged pairs, mixes sources with a ledger, and writes pairs in the chat format."""
 
 from utils.data.chat_format import CHAT_TEMPLATE as CHAT_TEMPLATE
-from utils.data.chat_format import choose_pad_token as choose_pad_token
 from utils.data.chat_format import pair_lengths as pair_lengths
 from utils.data.chat_format import prepare_tokenizer as prepare_tokenizer
 from utils.data.chat_format import render_pair as render_pair
@@ -34,8 +33,6 @@ from utils.data.mix_files import own_repository as own_repository
 from utils.data.mix_files import push_mix as push_mix
 from utils.data.mix_files import write_mix as write_mix
 from utils.data.overlap import BenchmarkIndex as BenchmarkIndex
-from utils.data.pairs import judge_pair as judge_pair
-from utils.data.pairs import to_pair as to_pair
 from utils.data.sources import GSM8K_TRAIN as GSM8K_TRAIN
 from utils.data.sources import SEVEN as SEVEN
 from utils.data.sources import Source as Source

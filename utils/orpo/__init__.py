@@ -3,8 +3,6 @@
 from utils.orpo.figures import paper_rows as paper_rows
 from utils.orpo.figures import plot_log_probabilities as plot_log_probabilities
 from utils.orpo.figures import plot_pushes as plot_pushes
-from utils.orpo.math import log_odds as log_odds
-from utils.orpo.math import log_odds_ratio as log_odds_ratio
 from utils.orpo.math import odds_ratio_loss as odds_ratio_loss
 from utils.orpo.math import odds_ratio_push as odds_ratio_push
 from utils.orpo.math import orpo_loss as orpo_loss
