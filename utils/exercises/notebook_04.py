@@ -23,8 +23,7 @@ COLUMNS = (("nll_loss",), ("rewards/margins",), ("rewards/accuracies",), ("logps
 def draw_quiz(runs: dict, seed: int):
     """Draw those runs that `HINTS` asks for under letters, in an order that only the seed knows.
 
-    Returns:
-        (figure, alt text, function `check`, which takes a dictionary of letter -> name, or `None` before it is tried).
+    Returns the figure, its alt text, and `check`, which takes a dictionary of letter -> name.
     """
     names = list(HINTS)
     random.Random(seed).shuffle(names)

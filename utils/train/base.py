@@ -41,11 +41,7 @@ def model_name(base_model: str) -> str:
 
 
 def describe_base(base_model: str, revision: str | None = None, token: str | None = None) -> Base:
-    """Look up what the Hub says of a base before anything large is downloaded.
-
-    Raises:
-        FileNotFoundError, PermissionError, ConnectionError: see `utils.hub.in_one_sentence`.
-    """
+    """Look up what the Hub says of a base before anything large is downloaded; errors as `hub.in_one_sentence`."""
     from huggingface_hub import try_to_load_from_cache
 
     facts = hub_access.describe_repository(base_model, revision=revision, token=token)
@@ -67,11 +63,7 @@ def describe_base(base_model: str, revision: str | None = None, token: str | Non
 
 
 def skeleton(config):
-    """Build a causal language model without its weights, to count and name its layers; takes seconds and no memory.
-
-    Raises:
-        ValueError: if the configuration is not that of a causal language model.
-    """
+    """Build a causal language model without its weights, in seconds; `ValueError` for another kind of model."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -110,14 +102,9 @@ def fit_modules(model, wanted) -> tuple[str, ...]:
 
 
 def fetch_base(base_model: str, revision: str | None, token: str | None = None) -> Path:
-    """Download a base, compare every file with what the Hub lists, and see that its weights are whole.
+    """Download a base into the cache, compare every file with the Hub's list, and return the folder.
 
-    Returns:
-        The folder with the files; `from_pretrained` finds them in the cache.
-
-    Raises:
-        ValueError: naming the file that is truncated, or is not what the Hub lists: that one is deleted.
-        ConnectionError: see `utils.hub.in_one_sentence`.
+    Raises `ValueError` naming a file that is truncated or is not as listed (it is deleted), or `ConnectionError`.
     """
     from huggingface_hub import HfApi, snapshot_download
     from safetensors import SafetensorError, safe_open

@@ -91,10 +91,7 @@ def find_checkpoint(trainer, plan, settings: dict, resume: bool) -> str | None:
     """Return the newest checkpoint, in `output_dir` or in `plan.keep_repo`; `None` without `resume`.
 
     Without, checkpoints of an earlier run are set aside, and the one in `plan.keep_repo` is deleted (its history has it
-    still).
-
-    Raises:
-        ValueError: if it was trained with other settings: the two would end as neither run.
+    still). Raises `ValueError` for a checkpoint of other settings: the two would end as neither run.
     """
     from utils.train import keep
 
@@ -122,11 +119,7 @@ def remember_settings(settings: dict):
 
 
 def newest_checkpoint(folder, settings: dict) -> str | None:
-    """Find the newest checkpoint to resume from; if there is none, say so and return `None`, which starts afresh.
-
-    Raises:
-        ValueError: if the checkpoint was trained with other settings: the two would end as neither run.
-    """
+    """Find the newest checkpoint to resume from; if there is none, say so and return `None`."""
     checkpoints = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]))
     if not checkpoints:
         print(f"There is no checkpoint in {folder} to resume from: training starts afresh.")
@@ -170,10 +163,9 @@ def forward_and_backward(trainer, batch: dict) -> None:
 
 
 def seconds_per_micro_batch(trainer) -> float:
-    """Time forward and backward passes on three training batches, after one that warms up; the run is left as it was.
+    """Return the seconds of a training pass of mean size; the run is left as it was.
 
-    Returns:
-        Seconds for a pass of mean size: those measured for a computed token, times the mean tokens of 24 batches.
+    Three passes are timed, after one that warms up, and scaled to the mean tokens of 24 batches.
     """
     import torch
 

@@ -15,11 +15,7 @@ KINDS = {  # colour and hatch of a token's kind: patterns tell apart what stands
 
 
 def plot_batch(rows: list[dict]):
-    """Draw a micro-batch of tokenised pairs to scale: as the stock trainer pads it, and packed into one row.
-
-    Returns:
-        (figure, alt text).
-    """
+    """Draw a micro-batch to scale: as the stock trainer pads it, and packed into one row; figure and alt text."""
     sizes = [
         (len(row["prompt_input_ids"]), *(len(row[f"{side}_input_ids"]) for side in ("chosen", "rejected")))
         for row in rows
@@ -59,10 +55,7 @@ def _add_kinds(figure) -> None:
 
 
 def who_sees_whom(branches: list[list[int]]) -> list[list[bool]]:
-    """Return which place of a row attends to which, if each branch is a text of its own under a causal mask.
-
-    Returns:
-        For each place of the row, whether it sees each place.
+    """Say for each place of a row which places it sees, if each branch is a text of its own under a causal mask.
 
     Example:
         >>> who_sees_whom([[0, 1], [0, 2]])
@@ -78,11 +71,7 @@ def who_sees_whom(branches: list[list[int]]) -> list[list[bool]]:
 
 
 def plot_attention(panels: dict[str, list[list[bool]]], roles: list[str]):
-    """Draw who attends to whom, in one panel for each way.
-
-    Returns:
-        (figure, alt text).
-    """
+    """Draw who attends to whom, one panel for each way; figure and alt text."""
     from matplotlib.colors import to_rgb
 
     figure, axes = new_figure(columns=len(panels), width=2.9, height=3.0)
@@ -105,11 +94,7 @@ def plot_attention(panels: dict[str, list[list[bool]]], roles: list[str]):
 
 
 def plot_roofline(rates: dict[str, float], parts: dict[str, tuple[float, float]]):
-    """Draw the most FLOP/s that a machine reaches for any FLOPs per byte, and what parts of a step reach.
-
-    Returns:
-        (figure, alt text).
-    """
+    """Draw the most FLOP/s that a machine reaches for any FLOPs per byte, and what parts of a step reach."""
     figure, (axis,) = new_figure(width=6.4, height=3.6)
     edge = rates["matrix"] / rates["bandwidth"]  # FLOPs per byte, where the two roofs meet
     places = [edge, *(intensity for intensity, _ in parts.values())]
@@ -127,11 +112,7 @@ def plot_roofline(rates: dict[str, float], parts: dict[str, tuple[float, float]]
 
 
 def plot_ladder(ladder: dict):
-    """Draw seconds and peak memory of each rung, with what was predicted, and the floor below them.
-
-    Returns:
-        (figure, alt text).
-    """
+    """Draw seconds and peak memory of each rung, the prediction, and the floor below them; figure and alt text."""
     rungs, floor = ladder["rungs"], ladder["floor_seconds"]
     names = [rung["name"] for rung in rungs]
     figure, (time, memory) = new_figure(columns=2, width=4.6, height=0.9 + 0.42 * len(rungs))

@@ -77,22 +77,12 @@ def check_run(
 ) -> Plan:
     """Look up base, data, device and rights, show one table of what is fine, and return the `Plan` of the run.
 
-    Nothing large is downloaded. With `keep_repo` the private repository is made, and with `publish` merging and a push
-    of the merged model are checked too. A long time on a GPU warns; any other red line stops, or without `stop` only
-    that of a base that cannot be read.
+    Nothing large is downloaded. `dataset` is a Hub id, "id@revision", folder or file; the course's own gives way to a
+    mix in `folder/../mix`, unless `use_mix` is false. With `keep_repo` the private repository is made; with `publish`
+    merging and a push are checked too. `more` is kept for the record, so a notebook may pass `**MORE`.
 
-    Args:
-        dataset: Hub id, "id@revision", folder or file. The course's own gives way to a mix in `folder/../mix`, unless
-            `use_mix` is false.
-        folder: where the run is written to: checkpoints, adapter, records.
-        num_pairs: `None` is all.
-        target_modules: "all-linear", or names of linear layers; red if the base lacks one of them.
-        trainer, profile: "trl", "fused" or "fast"; "auto" or a key of `PROFILES`.
-        more: kept in `plan.more` for the record, so that a notebook may pass `**MORE`.
-
-    Raises:
-        preflight.NotReady: in one sentence for each red line, with what to do.
-        ValueError, FileNotFoundError, PermissionError, ConnectionError: also in one sentence.
+    A red line raises `preflight.NotReady`, but a long time on a GPU only warns. Without `stop` nothing red stops,
+    except a base that cannot be read.
     """
     import torch
     from IPython.display import display
@@ -190,12 +180,7 @@ def check_modules(base, wanted) -> list[preflight.Check]:
 
 
 def check_training(run, base, device, profile, trainer: str = "trl") -> list[preflight.Check]:
-    """Check memory and time of a run against the device, and say which profiles would fit.
-
-    Args:
-        run: a `Plan`, or whatever has its `num_pairs`, `num_eval_pairs`, `num_epochs`, `effective_batch`, `max_length`,
-            `lora_r` and `target_modules`.
-    """
+    """Check memory and time of a `Plan` against the device, and say which profiles would fit."""
     model = base.skeleton
     if model is None:
         return []

@@ -40,20 +40,16 @@ class PackingCollator:
     pad_token_id: int = 0  # of prompts that are asked during an evaluation; a packed row has no padding
 
     def __call__(self, features: list[dict]) -> dict:
-        """Pack tokenised pairs.
+        """Pack tokenised pairs, rows of TRL's `tokenize_row`.
 
         The prefix is what both sides have in common, less one token, so that every place predicts one token at most;
         it also spans what the two answers have in common at their beginning, or a prompt token that was merged.
 
-        Args:
-            features: rows of TRL's `tokenize_row`, with `chosen_input_ids`, `chosen_labels`, and so on.
-
-        Returns:
-            For N pairs, T packed tokens, P predictions and branches of at most L tokens: `pairs` (N); `input_ids` and
-            `position_ids` (1, T); `branches` (2N, L): places in the row of each branch's tokens, padded; `back` (T):
-            where in the flattened branches each place's output lies; `places` (P) that predict `targets` (P) for the
-            pair `owner` (P), with the weights `nll`, `chosen` and `rejected` (P) in the three means. Beside
-            them the prompts as TRL's collator leaves them, for `generate_during_eval`.
+        Returns, for N pairs, T packed tokens, P predictions and branches of at most L tokens: `pairs` (N); `input_ids`
+        and `position_ids` (1, T); `branches` (2N, L): places of each branch's tokens, padded; `back` (T): where in the
+        flattened branches each place's output is; `places` (P) that predict `targets` (P) for the pair `owner` (P),
+        with the weights `nll`, `chosen` and `rejected` (P) in the three means; and the prompts as TRL's collator
+        leaves them, for `generate_during_eval`.
         """
         group = self.nll_group or len(features)
         nll_tokens = [len(feature["chosen_input_ids"]) - 1 for feature in features]
@@ -111,12 +107,7 @@ def _common(left: list[int], right: list[int]) -> int:
 def branch_attention(module, query, key, value, attention_mask, branches=None, back=None, **kwargs):
     """Attend within each branch of a packed row; without branches, as in generation, this is plain SDPA.
 
-    Args:
-        query, key, value: (1, heads, T, size), with rotary positions already in them.
-        branches, back: of `PackingCollator`.
-
-    Returns:
-        (output of shape (1, T, heads, size), None).
+    `query`, `key` and `value` are (1, heads, T, size), with rotary positions in them; the output is (1, T, heads, size).
     """
     if branches is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -166,16 +157,11 @@ class LogProbabilities(torch.autograd.Function):
 class FusedORPOTrainer(ORPOTrainer):
     """TRL's ORPO trainer on packed rows: same constructor, same settings, same metrics, same checkpoints.
 
-    With `gradient_checkpointing`, a layer is recomputed only if its activations do not fit: the last layers keep
-    theirs, for the backward pass needs them first and frees them before any other layer is recomputed.
+    `nll_group` pairs share one mean of the NLL: 2 makes a pass of 8 pairs equal four of TRL's with 2. With
+    `gradient_checkpointing`, a layer is recomputed only if its activations do not fit: the last layers keep theirs,
+    because the backward pass needs them first. `keep_gb` is what layers may keep (0: nothing, `None`: what is free).
 
     `logits/*` differ by design: TRL averages the raw scores of padding too, here only real tokens count.
-
-    Args:
-        args, kwargs: of `trl.experimental.orpo.ORPOTrainer`.
-        nll_group: pairs that share one mean of the NLL; 2 makes a pass of 8 pairs equal four of TRL's with 2.
-        keep_gb: GB of activations that layers may keep if `gradient_checkpointing` is on; 0 recomputes every layer,
-            `None` keeps what fits into the memory that is free, the GPU's or else RAM.
     """
 
     def __init__(self, *args, nll_group: int | None = None, keep_gb: float | None = None, **kwargs):

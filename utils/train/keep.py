@@ -108,7 +108,7 @@ def write_record(run_folder, record: dict) -> None:
 
 
 def keep_run(trainer, plan, pairs, report, answers: dict[str, list[str]] | None = None) -> dict:
-    """Write and keep all that a run made, print what is kept where, and return its record.
+    """Write and keep all that a run made, print what is kept where, and return its record, the contents of `run.json`.
 
     In `plan.folder`: `adapter/` with tokenizer and a record that may be published, `run.json`, `held_out.json` and
     `trainer_state.json`; notebooks 04 to 08 need nothing else. In W&B: answers, settings, data report and adapter; the
@@ -116,9 +116,6 @@ def keep_run(trainer, plan, pairs, report, answers: dict[str, list[str]] | None 
 
     `report` of the dropped rows is a dict, or has `as_dict()`. `answers` are columns of a table: prompts, answers
     before, answers after; one that ended has the end token.
-
-    Returns:
-        The contents of `run.json`: `eval` (`before` and `after`, metric -> value), `seconds`, `peak_memory_gb`, ...
     """
     from utils import environment
     from utils.train import wandb_records
@@ -220,11 +217,9 @@ def fetch_checkpoints(repo_id: str, checkpoints_folder, token: str | None) -> Pa
 
 
 def find_run(given: str | None, run_folder, token: str | None = None, needs=("run.json",)) -> Path:
-    """Find a run, and download it, without its checkpoints, beside `run_folder` if it lies on the Hub.
+    """Find a run, and download it, without its checkpoints, next to `run_folder` if it is on the Hub.
 
-    Raises:
-        FileNotFoundError: saying which notebook makes it, and how to keep it.
-        ValueError: naming the files that did not arrive as the Hub lists them.
+    Raises `FileNotFoundError`, which names the notebook that makes it, or `ValueError` for files not as listed.
     """
     folder = Path(run_folder if given is None else given)
     here = given is None or folder.exists()
@@ -239,11 +234,9 @@ def find_run(given: str | None, run_folder, token: str | None = None, needs=("ru
 
 
 def find_adapter(given: str | None, run_folder, token: str | None = None) -> tuple[Path, dict, list[dict]]:
-    """Find a trained adapter as `find_run` does, the record of its run, and the pairs that the run held out.
+    """Find a trained adapter as `find_run` does: its folder, its record, and the pairs held out, short ones first.
 
-    Returns:
-        (adapter's folder, contents of `run.json`, pairs as of `utils.data`, short ones first; none if the
-        adapter came without them, as a published one does).
+    There are no pairs if the adapter came without them, as a published one does.
     """
     folder = find_run(given, run_folder, token, needs=("adapter/run.json", "run.json"))
     folder = folder / "adapter" if (folder / "adapter").exists() else folder

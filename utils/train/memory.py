@@ -38,12 +38,7 @@ RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def count_weights(model, target_modules, lora_r: int = 16) -> dict[str, int]:
-    """Count the weights of a decoder by part.
-
-    Returns:
-        Weights in `layers` (matrices, which are stored in 4 bits), `embeddings`, `head` (0 if tied), `other` (norms and
-        biases) and `lora`.
-    """
+    """Count a decoder's weights: `layers` (stored in 4 bits), `embeddings`, `head` (0 if tied), `other` and `lora`."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head.weight is embeddings.weight or model.config.tie_word_embeddings
     matrices = {
@@ -139,11 +134,7 @@ def budgets(model, recipe, profiles: dict, trainer: str = "trl") -> dict[str, di
 
 
 def plot_budgets(budgets: dict[str, dict[str, float]], profiles: dict):
-    """Draw predicted budgets as stacked bars, with each GPU's memory as a black line where it is in sight.
-
-    Returns:
-        (figure, alt text).
-    """
+    """Draw predicted budgets as stacked bars, each GPU's memory as a black line if it is in sight; with alt text."""
     from utils.figures import fill_style, new_figure
 
     figure, (axis,) = new_figure(width=8.5, height=3.2)

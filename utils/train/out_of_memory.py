@@ -24,11 +24,7 @@ def train_within_memory(trainer, checkpoint: str | None = None, train=None):
     had the smaller passes from there on, with one exception: where a pass becomes smaller than a group of the NLL (all
     pairs of a pass in TRL's trainer, `nll_group` in the fused one), that mean is taken over fewer pairs.
 
-    Returns:
-        What `trainer.train` returns.
-
-    Raises:
-        MemoryError: with one pair in a pass, saying what to change.
+    Returns what `trainer.train` does. Raises `MemoryError` with one pair in a pass, which says what to change.
     """
     folder = Path(trainer.args.output_dir)
     earlier = _checkpoints(folder)
@@ -51,15 +47,10 @@ def train_within_memory(trainer, checkpoint: str | None = None, train=None):
 
 
 def try_largest_batch(trainer) -> int:
-    """Do a training pass over the pairs with most tokens, and halve it until it fits; the run is left as it was.
+    """Do a pass over the pairs with most tokens, halve it until it fits, and return the tokens that it computes.
 
-    What comes on top while it trains is the optimizer's state, two numbers for each weight that is trained.
-
-    Returns:
-        Tokens that the largest pass computes.
-
-    Raises:
-        MemoryError: with one pair in a pass, saying what to change.
+    The run is left as it was. While it trains, the optimizer's state comes on top: two numbers for each trained weight.
+    Raises `MemoryError` with one pair in a pass, which says what to change.
     """
     import torch
     from accelerate.utils import release_memory

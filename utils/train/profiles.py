@@ -63,14 +63,7 @@ PROFILES = {profile.name: profile for profile in (_CPU, _T4, _L4, _A100, _H100)}
 
 
 def choose_profile(device, name: str | None = None) -> tuple[Profile, str]:
-    """Choose the profile for a device: the one asked for, the GPU's own, or the largest that fits into its memory.
-
-    Returns:
-        (profile, reason in one sentence).
-
-    Raises:
-        ValueError: for an unknown name, naming the profiles there are.
-    """
+    """Choose the profile for a device (the one asked for, the GPU's own, or the largest that fits), and say why."""
     if name not in (None, "auto"):
         if name not in PROFILES:
             raise ValueError(f"There is no profile {name!r}. Choose one of {', '.join(PROFILES)}, or auto.")
@@ -90,10 +83,7 @@ def choose_profile(device, name: str | None = None) -> tuple[Profile, str]:
 
 
 def accumulation(profile: Profile, effective_batch: int, trainer: str = "trl") -> int:
-    """Return how many micro-batches make one optimizer step of `effective_batch` pairs.
-
-    Raises:
-        ValueError: if the micro-batch does not divide the effective batch.
+    """Return how many passes make one step of `effective_batch` pairs; `ValueError` if that does not divide.
 
     Example:
         >>> accumulation(PROFILES["l4"], 8)

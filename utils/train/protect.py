@@ -11,13 +11,8 @@ def switch_trainer(trainer, plan):
     """Turn TRL's `ORPOTrainer` into the one that `plan.trainer` names: "trl" (nothing changes), "fused" or "fast".
 
     "fused" computes the same numbers on packed rows (notebook 09), and one mean of the NLL for as many pairs as TRL
-    would take at once on this device; "fast" adds tricks that change the numbers within rounding.
-
-    Returns:
-        The trainer: call it before `guard`, and go on with what it returns.
-
-    Raises:
-        fused_orpo.NotServed: for a base that would be trained wrongly.
+    would take at once on this device; "fast" adds tricks that change the numbers within rounding. Raises
+    `fused_orpo.NotServed` for a base that would be trained wrongly.
     """
     if plan.trainer == "trl":
         return trainer
@@ -31,7 +26,7 @@ def switch_trainer(trainer, plan):
 
 
 def guard(trainer, plan, resume: bool = False):
-    """Protect an `ORPOTrainer` before `trainer.train()`, which stays the call that trains.
+    """Protect an `ORPOTrainer` before `trainer.train()`, which stays the call that trains, and return the trainer.
 
     It becomes the trainer that `plan.trainer` names, with the pairs in a pass that fit this device. It stops at the
     first loss or gradient that is not finite, and names the batch. Where memory runs out it goes on with fewer pairs in
@@ -40,14 +35,7 @@ def guard(trainer, plan, resume: bool = False):
     are measured, for `keep_run`.
 
     With `resume` it finds the newest checkpoint, here or in `plan.keep_repo`, and `trainer.train(True)` goes on from
-    it, or begins if there is none. Without, checkpoints of an earlier run are set aside.
-
-    Returns:
-        The trainer: go on with what is returned.
-
-    Raises:
-        ValueError: if the checkpoint was trained with other settings.
-        fused_orpo.NotServed: for a base that the fused trainer would train wrongly.
+    it, or begins if there is none; one of other settings is a `ValueError`. Without, earlier checkpoints are set aside.
     """
     trainer = switch_trainer(trainer, plan)
     arguments = trainer.args
@@ -115,13 +103,10 @@ def _log_to_wandb(trainer) -> None:
 
 
 def predict_cost(trainer, plan) -> SimpleNamespace:
-    """Try the largest pass, time three passes, and print the minutes and GB that the run will take.
+    """Try the largest pass, time three, print the minutes and GB that the run will take, and return them by part.
 
     If the pairs with most tokens do not fit into memory as one pass, the pass is halved and the passes of a step are
     doubled, until they fit. Call it after `guard`; the run is left as it was.
-
-    Returns:
-        `minutes`, `gb`, and `parts`, GB by part, for `widgets.plot_parts`.
     """
     arguments, rows = trainer.args, trainer.train_dataset
     tokens = out_of_memory.try_largest_batch(trainer)

@@ -27,9 +27,6 @@ def first_panels(run):
 
     They have a step of their own, so that their rows carry nothing of the trainer's: what reads the curves back by
     their prefixes, `train/` and `eval/`, finds the trainer's rows only.
-
-    Returns:
-        A callback for the trainer's `callbacks`, which stand behind its own W&B callback.
     """
     from transformers import TrainerCallback
 
