@@ -107,7 +107,7 @@ def _common(left: list[int], right: list[int]) -> int:
 def branch_attention(module, query, key, value, attention_mask, branches=None, back=None, **kwargs):
     """Attend within each branch of a packed row; without branches, as in generation, this is plain SDPA.
 
-    `query`, `key` and `value` are (1, heads, T, size), with rotary positions in them; the output is (1, T, heads, size).
+    `query`, `key` and `value` are (1, heads, T, size), with rotary positions in them; the output (1, T, heads, size).
     """
     if branches is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

@@ -25,7 +25,7 @@ SHOWN = {"nll": "nll_loss", "margin": "rewards/margins", "accuracy": "rewards/ac
 HOW = (
     "Run 03_train_with_orpo first; if it ran on another machine, set ARTIFACTS to the same Drive folder, or ADAPTER "
     "(in notebook 04 RUN) to the repository that was its keep_repo. Without any, notebook 04 reads one of the "
-    "course's: RUN = str(ROOT / 'data/runs/healthy')."
+    "course's: RUN = 'data/runs/healthy'."
 )
 
 
