@@ -10,8 +10,9 @@ from peft import LoraConfig, get_peft_model
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from utils import hub as hub_access
-from utils import train
+from utils import preflight, train
 from utils.practice.small_world import preference_pairs
+from utils.train import fit
 
 BASE, DATA = "NousResearch/Meta-Llama-3-8B", "mlabonne/orpo-dpo-mix-40k@v1.0"
 PAIRS = {"train": preference_pairs(16, seed=0), "test": preference_pairs(4, seed=1)}
@@ -57,6 +58,15 @@ class DiesOnce(ORPOTrainer):
         return super().training_step(*args)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_run_is_left():
+    """A W&B run that a test leaves active would take what the next file logs."""
+    yield
+    import wandb
+
+    wandb.finish()
+
+
 @pytest.fixture(scope="module")
 def runs(hub, tokenizer, tmp_path_factory):
     """One run as it should be; one that dies after two steps, and goes on from KEEP_REPO in another folder."""
@@ -93,6 +103,14 @@ def test_a_plan_names_what_the_run_is_made_of(runs):
     assert plan.data.commit == hub_access.describe_repository("mlabonne/orpo-dpo-mix-40k", "dataset", "v1.0").commit
     assert plan.micro_batch * plan.accumulation == 8 and "q_proj" in plan.target_modules
     assert plan.more == {"seed": 1}
+
+
+def test_what_a_card_warns_of_is_in_the_table_and_stops_nothing(runs, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setitem(fit.WARNINGS, DATA.split("@")[0], "do not publish it")
+    monkeypatch.setattr(preflight, "as_table", shown.extend)
+    assert check(tmp_path / "run").data.warning == "do not publish it"
+    assert [line.mend for line in shown if not line.fine] == ["do not publish it"]
 
 
 def test_a_run_that_goes_on_elsewhere_ends_as_one_that_never_stopped(runs):

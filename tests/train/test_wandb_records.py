@@ -32,7 +32,7 @@ import json, os, sys, time
 import psutil, torch
 from transformers import Trainer, TrainingArguments
 from utils import environment
-from utils.train import wandb_records
+from utils.train import keep, wandb_records
 
 folder, job = sys.argv[1], json.load(sys.stdin)
 
@@ -51,8 +51,8 @@ def log_all(name):
         trainer.state.global_step = step
         trainer.log(logs)
     wandb_records.log_answers(run, job["columns"])
-    wandb_records.log_run(run, job["run_folder"])
-    wandb_records.log_run(run, f"{folder}/nothing")
+    wandb_records.log_run(run, job["run_folder"], keep.LOGGED_ADAPTER_FILES)
+    wandb_records.log_run(run, f"{folder}/nothing", keep.LOGGED_ADAPTER_FILES)
     return run
 
 for name in ("offline", "disabled"):

@@ -25,7 +25,7 @@ STEPS = 120
 TRAIN = """
 import json, math, sys
 from utils import environment
-from utils.train import wandb_records
+from utils.train import keep, wandb_records
 
 folder, job = sys.argv[1], json.load(sys.stdin)
 run = environment.start_wandb("course", "a run", job["config"], folder, "my recipe/1")
@@ -39,7 +39,7 @@ for step in range(job["steps"]):
     if step % 30 == 0:
         run.log(at | {"eval/loss": [1.5, math.nan, math.inf, -math.inf][step // 30], "eval/rewards/accuracies": 1.0})
 wandb_records.log_answers(run, job["columns"])
-wandb_records.log_run(run, folder)
+wandb_records.log_run(run, folder, keep.LOGGED_ADAPTER_FILES)
 run.finish()
 print(run.settings.sync_dir)
 """

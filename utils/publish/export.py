@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from utils.data import render_pair
-from utils.train.checks import WARNINGS
+from utils.train.fit import WARNINGS
 
 EXPORTS = Path(__file__).parents[2] / "data" / "exports"
 TOOLS = ("axolotl", "llama-factory", "autotrain", "trl-cli")

@@ -6,11 +6,6 @@ from itertools import islice
 from pathlib import Path
 
 SETTINGS = "run_settings.json"  # in each checkpoint
-WARNINGS = {  # what the card of the data warns of, for the record and the model's card
-    "Anthropic/hh-rlhf": "The card of Anthropic/hh-rlhf warns against supervised training of dialogue agents on it, "
-    "and the first term of ORPO's loss is supervised training: what is trained on it can be harmful. Study it, and "
-    "do not publish it as an assistant."
-}
 
 
 def finite_training_step(step):
@@ -47,44 +42,6 @@ def _stop(trainer, what: str, value: float, inputs: dict):
         f"{found} The batch holds the prompts\n{prompts}\nLook at these rows; if they are sound, "
         "lower LEARNING_RATE, or, on a T4, take a GPU that has bf16."
     )
-
-
-def run_settings(trainer, plan) -> dict:
-    """Read all that decides what a run learns from trainer and plan, without paths of this machine, ready for JSON."""
-    from utils.train import keep
-
-    recipe = keep.without_paths(run_recipe(trainer, plan), plan.commits)
-    mix = plan.data.mix and plan.data.mix["sha256"]
-    return recipe | {"commits": plan.commits, "seed": trainer.args.seed, "mix": mix}
-
-
-def run_recipe(trainer, plan) -> dict:
-    """Read the values of a run from where they act: the trainer's arguments, LoRA's configuration, the plan."""
-    args, lora, more = trainer.args, trainer.model.peft_config["default"], plan.more
-    recipe = {
-        "name": plan.name,
-        "base_model": plan.base.name,
-        "dataset": plan.data.name,
-        "dataset_config": more.get("dataset_config", ""),
-        "dataset_split": more.get("dataset_split", "train"),
-        "num_pairs": plan.num_pairs,
-        "num_eval_pairs": plan.num_eval_pairs,
-        "learning_rate": args.learning_rate,
-        "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-        "warmup_steps": args.warmup_steps,
-        "beta": args.beta,
-        "num_epochs": args.num_train_epochs,
-        "effective_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps,
-        "max_length": args.max_length,
-        "truncate_answers": more.get("truncate_answers", False),
-        "lora_r": lora.r,
-        "lora_alpha": lora.lora_alpha,
-        "lora_dropout": lora.lora_dropout,
-        "target_modules": sorted(lora.target_modules),
-        "optim": str(getattr(args.optim, "value", args.optim)),
-    }
-    warning = WARNINGS.get(plan.data.name)
-    return recipe | ({"warning": warning} if warning else {})
 
 
 def find_checkpoint(trainer, plan, settings: dict, resume: bool) -> str | None:

@@ -11,6 +11,11 @@ from utils.train import memory, profiles
 
 EVALUATION = 5 / 3  # five passes over the pairs held out, forward only: a third of the work
 SESSION_HOURS = 12  # the longest that Colab's FAQ promises to a free session
+WARNINGS = {  # what the card of the data warns of, for the record and the model's card
+    "Anthropic/hh-rlhf": "The card of Anthropic/hh-rlhf warns against supervised training of dialogue agents on it, "
+    "and the first term of ORPO's loss is supervised training: what is trained on it can be harmful. Study it, and "
+    "do not publish it as an assistant."
+}
 COURSE_DATA = "mlabonne/orpo-dpo-mix-40k@v1.0"  # in whose place a mix of notebook 02 is taken
 
 
@@ -124,7 +129,7 @@ def check_run(
     writes = lora_r / 16, folder, "checkpoints and adapter of an 8B base"
     found = f"{plan.micro_batch} pairs x {accumulation} passes = {effective_batch} pairs a step; {chosen.name}: {why}"
     found_data = f"{data.name} @ {data.commit or 'as it is'} ({data.host}), licence {data.licence}"
-    checks = [preflight.Check("data", True, found_data)]
+    checks = [preflight.Check("data", not data.warning, found_data, data.warning, stops=False)]
     checks += [preflight.Check("step", True, f"{found}; {device.dtype}: {device.dtype_reason}")]
     merged = 2 * base.size_gb, folder.parent, "the merged model and its read-back"
     checks += check_base(base) + preflight.check_disk([downloads, writes, merged] if publish else [downloads, writes])
@@ -151,7 +156,9 @@ def describe_data(dataset: str, token: str | None = None) -> SimpleNamespace:
     name, _, revision = (dataset, "", "") if Path(dataset).exists() else dataset.partition("@")
     found = hub_access.describe_repository(name, "dataset", revision or None, token)
     mix = mix_files.find_report(name, found.commit, token)
-    return SimpleNamespace(name=name, commit=found.commit, host=found.host, licence=found.licence, mix=mix)
+    return SimpleNamespace(
+        name=name, commit=found.commit, host=found.host, licence=found.licence, mix=mix, warning=WARNINGS.get(name, "")
+    )
 
 
 def check_base(base) -> list[preflight.Check]:

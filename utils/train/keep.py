@@ -15,6 +15,8 @@ from utils import hub as hub_access
 # code, and peft as safetensors: a private repository of one's own is safe to resume from.
 CHECKPOINT_FILES = ["*.safetensors", "*.json", "*.jinja", "*.pt", "*.pth"]
 KEPT_ADAPTER_FILES = ["adapter_model.safetensors", "*.json", "*.jinja", "*.md", "*.txt", "LICENSE*", "USE_POLICY*"]
+# For W&B all but README.md: PEFT's may name a folder of this machine.
+LOGGED_ADAPTER_FILES = [pattern for pattern in KEPT_ADAPTER_FILES if pattern != "*.md"]
 RUN_FILES = [
     "run.json",
     "trainer_state.json",
@@ -130,7 +132,7 @@ def keep_run(trainer, plan, pairs, report, answers: dict[str, list[str]] | None 
     (folder / "held_out.json").write_text(json.dumps(held_out, indent=1) + "\n")
     if answers:
         wandb_records.log_answers(run, answers)
-    wandb_records.log_run(run, folder)
+    wandb_records.log_run(run, folder, LOGGED_ADAPTER_FILES)
     run.finish()
     print(f"The run lies in {folder}: if that is no folder on Drive, it goes with this machine.")
     if plan.keep_repo:
@@ -150,12 +152,46 @@ def keep_run(trainer, plan, pairs, report, answers: dict[str, list[str]] | None 
     return record
 
 
+def run_settings(trainer, plan) -> dict:
+    """Read all that decides what a run learns from trainer and plan, without paths of this machine, ready for JSON."""
+    recipe = without_paths(run_recipe(trainer, plan), plan.commits)
+    mix = plan.data.mix and plan.data.mix["sha256"]
+    return recipe | {"commits": plan.commits, "seed": trainer.args.seed, "mix": mix}
+
+
+def run_recipe(trainer, plan) -> dict:
+    """Read the values of a run from where they act: the trainer's arguments, LoRA's configuration, the plan."""
+    args, lora, more = trainer.args, trainer.model.peft_config["default"], plan.more
+    recipe = {
+        "name": plan.name,
+        "base_model": plan.base.name,
+        "dataset": plan.data.name,
+        "dataset_config": more.get("dataset_config", ""),
+        "dataset_split": more.get("dataset_split", "train"),
+        "num_pairs": plan.num_pairs,
+        "num_eval_pairs": plan.num_eval_pairs,
+        "learning_rate": args.learning_rate,
+        "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+        "warmup_steps": args.warmup_steps,
+        "beta": args.beta,
+        "num_epochs": args.num_train_epochs,
+        "effective_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps,
+        "max_length": args.max_length,
+        "truncate_answers": more.get("truncate_answers", False),
+        "lora_r": lora.r,
+        "lora_alpha": lora.lora_alpha,
+        "lora_dropout": lora.lora_dropout,
+        "target_modules": sorted(lora.target_modules),
+        "optim": str(getattr(args.optim, "value", args.optim)),
+    }
+    return recipe | ({"warning": plan.data.warning} if plan.data.warning else {})
+
+
 def describe_run(trainer, plan, pairs, report) -> dict:
     """Return the record of a run: every setting, where it comes from, what it cost, and what came of it."""
     from collections import Counter
 
     from utils import environment
-    from utils.train import checks
 
     measured, state, arguments = trainer.measured, trainer.state, trainer.args
     evaluated = [
@@ -163,7 +199,7 @@ def describe_run(trainer, plan, pairs, report) -> dict:
         for entry in state.log_history
         if "eval_loss" in entry
     ]
-    recipe = checks.run_recipe(trainer, plan)
+    recipe = run_recipe(trainer, plan)
     steps = state.global_step - measured.resumed_from_step
     return {
         "recipe": recipe,

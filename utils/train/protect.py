@@ -43,7 +43,7 @@ def guard(trainer, plan, resume: bool = False):
     arguments.dataloader_pin_memory = plan.device.kind == "cuda"
     out_of_memory.set_passes(trainer, plan.micro_batch, plan.accumulation)
     trainer.create_accelerator_and_postprocess()  # which takes the number of passes
-    settings = checks.run_settings(trainer, plan)
+    settings = keep.run_settings(trainer, plan)
     checkpoint = checks.find_checkpoint(trainer, plan, settings, resume)
     about = settings | {"profile": plan.profile.name, "pairs": _count_pairs(trainer)}
     name = f"{plan.name}-{time.strftime('%Y%m%d-%H%M%S')}"

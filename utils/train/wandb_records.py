@@ -13,13 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils import hub as hub_access
-from utils.train import keep as keeping
 
 # W&B makes a section of what stands before the slash and sorts the sections by name, as projects report that number
 # theirs; it documents only the first half. A capital A is first with and without regard to case.
 FIRST = "Accuracies_and_margins"
-# Of what a kept run may hold all but README.md: PEFT's may name a folder of this machine.
-ADAPTER_FILES = [pattern for pattern in keeping.KEPT_ADAPTER_FILES if pattern != "*.md"]
 
 
 def first_panels(run):
@@ -60,7 +57,7 @@ def log_answers(run, columns: dict[str, list[str]]) -> None:
         run.log({"answers/before_and_after": wandb.Table(columns=list(columns), data=rows)})
 
 
-def log_run(run, run_folder) -> None:
+def log_run(run, run_folder, adapter_files: list[str]) -> None:
     """Log the configuration, the data report and the adapter as artifacts of the types `config`, `dataset` and `model`.
 
     They are named after the run's group, the recipe, and made of the record beside the adapter, which has no prompts
@@ -75,7 +72,7 @@ def log_run(run, run_folder) -> None:
         data = {key: value for key, value in recipe.items() if key.startswith("dataset")}
         data |= {"commit": config["revisions"]["dataset"], "host": config["hosts"]["dataset"]}
         data |= {key: config.pop(key) for key in ("pairs", "report", "mix")}
-        kept = [path for path in sorted(adapter.iterdir()) if hub_access.matches(path.name, ADAPTER_FILES)]
+        kept = [path for path in sorted(adapter.iterdir()) if hub_access.matches(path.name, adapter_files)]
         for kind, suffix, files in (
             ("config", "config", {"config.json": config}),
             ("dataset", "data", {"data.json": data}),
